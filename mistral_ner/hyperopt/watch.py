@@ -1,0 +1,83 @@
+"""A line of progress for everything that happens in a search, on the screen and in ``hyperopt.log``."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+from optuna.trial import TrialState
+
+from mistral_ner.hyperopt.study import Asked, Study
+
+log = logging.getLogger(__name__)
+
+_ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+
+
+class Watch:
+    """Counts what was spent and logs a line per event; a context manager that owns ``hyperopt.log``."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.plan = study.plan
+        self.reports = 0
+        self.ended_trials = 0
+        self.best: tuple[float, int] | None = None  # value, trial
+        self._handler: logging.Handler | None = None
+
+    def __enter__(self) -> Watch:
+        if self.plan.config.hyperopt.log_to_file:
+            self._handler = logging.FileHandler(self.plan.folder / "hyperopt.log", encoding="utf-8")
+            self._handler.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
+            logging.getLogger("mistral_ner").addHandler(self._handler)
+        hyperopt = self.plan.config.hyperopt
+        log.info(
+            "study %s: %s, %d trials, %d at once, up to %d reports each; results in %s",
+            hyperopt.study_name,
+            hyperopt.strategy,
+            hyperopt.num_trials,
+            hyperopt.max_concurrent,
+            self.plan.reports_per_trial,
+            self.plan.folder,
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._handler is not None:
+            logging.getLogger("mistral_ner").removeHandler(self._handler)
+            self._handler.close()
+
+    def asked(self, asked: Asked) -> None:
+        """A trial was proposed."""
+        settings = "  ".join(f"{name}={shown(value)}" for name, value in asked.values.items())
+        log.info("trial %-3d starts         %s", asked.number, settings)
+
+    def reported(self, number: int, report: int, value: float) -> None:
+        """A trial made a report."""
+        self.reports += 1
+        better = max if self.plan.config.hyperopt.mode == "max" else min
+        if self.best is None or better(value, self.best[0]) != self.best[0]:
+            self.best = (value, number)
+        log.info(
+            "trial %-3d report %d/%d  %s %.4f | best %.4f (trial %d) | %d of %d trials ended, %d reports",
+            number,
+            report,
+            self.plan.reports_per_trial,
+            self.plan.config.hyperopt.metric,
+            value,
+            *self.best,
+            self.ended_trials,
+            self.plan.config.hyperopt.num_trials,
+            self.reports,
+        )
+
+    def ended(self, number: int, state: TrialState, reason: str = "") -> None:
+        """A trial is over."""
+        self.ended_trials += 1
+        level = logging.WARNING if state == TrialState.FAIL else logging.INFO
+        log.log(level, "trial %-3d %s%s", number, _ENDS[state], f": {reason}" if reason else "")
+
+
+def shown(value: object) -> str:
+    """Return a setting as short text: four significant digits for a float."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,67 @@
+"""One trial inside a worker process that outlives it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
+FAILURE = "failure"  # the key in a Ray result that says what broke the trial
+
+log = logging.getLogger(__name__)
+
+
+def run_trial(trial: dict[str, Any]) -> None:
+    """Train the config in ``trial["folder"]`` and report each evaluation to Ray Tune.
+
+    What breaks a trial is reported, not raised, so that the worker lives on for the next one.
+    """
+    folder = Path(trial["folder"])
+    with _logs(folder):
+        try:
+            from mistral_ner.hyperopt.plan import compose
+            from mistral_ner.train import fit
+
+            reporter = _Reporter()
+            fit(compose(folder / "config.yaml"), reporter)
+        except Exception as error:
+            log.exception("the trial failed")
+            tune.report({FAILURE: f"{type(error).__name__}: {error}"})
+            return
+    if reporter.stop is not None:
+        raise reporter.stop
+
+
+class _Reporter:
+    """Passes reports to Ray Tune; remembers its wish to stop until ``fit`` has put everything in order."""
+
+    def __init__(self) -> None:
+        self.stop: SystemExit | None = None
+
+    def __call__(self, number: int, metrics: dict[str, float]) -> bool:
+        try:
+            tune.report({**metrics, REPORT: number})
+        except SystemExit as stop:  # this is how Ray Tune ends a trial's thread
+            self.stop = stop
+        return self.stop is not None
+
+
+@contextmanager
+def _logs(folder: Path) -> Iterator[None]:
+    handler = logging.FileHandler(folder / "logs.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        handler.close()

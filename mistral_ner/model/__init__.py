@@ -1,0 +1,52 @@
+"""The base model, kept per process, and the adapter that is put on it and taken off.
+
+A trial does::
+
+    tokenizer = load_tokenizer(config.model, train_sentences)
+    with adapted(config.model, labels, seed, len(tokenizer)) as model:
+        ...  # train, evaluate, save_adapter(model, folder)
+
+base.py loads the frozen network once a process, adapter.py attaches and detaches, stored.py saves and loads,
+tokenizer.py and source.py find what a model name means, targets.py chooses the modules that LoRA changes.
+The names below are imported when they are first used, so that importing this package costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mistral_ner.model.adapter import adapted as adapted
+    from mistral_ner.model.adapter import attach as attach
+    from mistral_ner.model.adapter import detach as detach
+    from mistral_ner.model.adapter import empty_model as empty_model
+    from mistral_ner.model.base import base_model as base_model
+    from mistral_ner.model.base import forget_base as forget_base
+    from mistral_ner.model.stored import load_adapter as load_adapter
+    from mistral_ner.model.stored import merged_model as merged_model
+    from mistral_ner.model.stored import save_adapter as save_adapter
+    from mistral_ner.model.tokenizer import load_saved_tokenizer as load_saved_tokenizer
+    from mistral_ner.model.tokenizer import load_tokenizer as load_tokenizer
+
+_MODULE_OF = {
+    "adapted": "adapter",
+    "attach": "adapter",
+    "detach": "adapter",
+    "empty_model": "adapter",
+    "base_model": "base",
+    "forget_base": "base",
+    "load_adapter": "stored",
+    "merged_model": "stored",
+    "save_adapter": "stored",
+    "load_saved_tokenizer": "tokenizer",
+    "load_tokenizer": "tokenizer",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

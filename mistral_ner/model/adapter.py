@@ -1,0 +1,200 @@
+"""The adapter: LoRA weights and a head, put on the frozen network and taken off without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import AutoConfig, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
+
+from mistral_ner.config import ModelConfig
+from mistral_ner.model.base import NoHead, base_model, fixed_rng, forget_base, headless, random_config
+from mistral_ner.model.source import hub_options, loading_errors, locate
+from mistral_ner.model.targets import lora_targets
+
+
+class Head(nn.Linear):
+    """A linear layer in float32 on a network that may compute in 16 bits: (…, hidden) to (…, labels)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.to(self.weight.dtype))
+
+
+@dataclass
+class _Bare:
+    """What attach changes in a base model besides its modules, as it was before."""
+
+    head_name: str
+    head: NoHead
+    attributes: dict[str, Any]  # vars() of the base, its modules and parameters aside
+    config: dict[str, Any]  # vars() of its config
+    is_causal: list[tuple[nn.Module, bool]]
+    checkpointing: bool  # whether attach switched gradient checkpointing on
+
+
+@contextlib.contextmanager
+def adapted(
+    model: ModelConfig, labels: Sequence[str], seed: int, vocab_size: int, adapter: str | Path | None = None
+) -> Iterator[PeftModel]:
+    """Lend the kept base model with a fresh adapter on it, and take the adapter off again whatever happens.
+
+    Args:
+        model, labels, seed: as for :func:`attach`.
+        vocab_size: as for :func:`mistral_ner.model.base.base_model`.
+        adapter: a folder written by ``save_adapter``; its weights replace the fresh ones.
+
+    Raises:
+        UserError: the model cannot be loaded, or the settings or the adapter do not fit it.
+    """
+    base = base_model(model, vocab_size)
+    try:
+        attached = attach(model, base, labels, seed)
+        if adapter is not None:
+            from mistral_ner.model.stored import load_adapter
+
+            load_adapter(attached, adapter)
+        yield attached
+    finally:
+        try:
+            _restore(base)
+        except BaseException:
+            forget_base()  # half restored, it must not serve another trial
+            raise
+
+
+def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], seed: int) -> PeftModel:
+    """Put a fresh adapter on ``base``.
+
+    Args:
+        model: the LoRA settings, ``bidirectional`` and ``gradient_checkpointing``.
+        base: from :func:`mistral_ner.model.base.base_model`, with nothing attached.
+        labels: names of the outputs, in order.
+        seed: of the adapter's first weights; the same seed gives the same bits, on a new base and on a used one.
+
+    Returns:
+        The peft model; only the adapter's parameters (float32) are trainable. Logits: (batch, tokens, labels).
+
+    Raises:
+        UserError: ``lora_target_modules`` do not fit the network; the base is as it was.
+    """
+    if hasattr(base, "mistral_ner_bare"):
+        raise RuntimeError("this base model has an adapter already; detach it first")
+    targets = lora_targets(model, base)
+    bare = _remember(base, model.gradient_checkpointing)
+    base.mistral_ner_bare = bare  # type: ignore[assignment]
+    _set_labels(base, labels)
+    if model.bidirectional:
+        _uncover(base)
+    if model.gradient_checkpointing:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with fixed_rng(seed):
+        setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
+        attached = get_peft_model(base, _lora_config(model, targets, bare.head_name))
+    # peft takes the base's own name, which is empty for random weights
+    attached.peft_config["default"].base_model_name_or_path = model.model_name
+    return attached
+
+
+def detach(attached: PeftModel) -> PreTrainedModel:
+    """Take the adapter off and return the base model, bit for bit as it was before :func:`attach`."""
+    base: PreTrainedModel = attached.get_base_model()  # type: ignore[assignment]
+    _restore(base)
+    return base
+
+
+def empty_model(model: ModelConfig, labels: Sequence[str], config: PretrainedConfig | None = None) -> PeftModel:
+    """Build the model with its adapter in shape only (meta tensors): no weights, no memory, no download of them.
+
+    Args:
+        config: the network's transformers config; left out, it is read from where ``model`` points.
+
+    Raises:
+        UserError: the config cannot be read, or the settings do not fit it.
+    """
+    if config is None and model.random_init is not None:
+        config = random_config(model.random_init, vocab_size=1000)
+    with loading_errors(model), torch.device("meta"):
+        if config is None:
+            config = AutoConfig.from_pretrained(locate(model), **hub_options(model))
+        base = headless(AutoModelForTokenClassification.from_config(config))
+    return attach(model, base, labels, seed=0)
+
+
+def _lora_config(model: ModelConfig, targets: list[str] | str, head_name: str) -> LoraConfig:
+    alpha = model.lora_alpha if model.lora_alpha is not None else model.lora_alpha_ratio * model.lora_r
+    return LoraConfig(
+        task_type=TaskType.TOKEN_CLS,
+        r=model.lora_r,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # declared int, used as a float
+        lora_dropout=model.lora_dropout,
+        target_modules=targets,
+        modules_to_save=[head_name],
+        use_rslora=model.use_rslora,
+        bias="none",
+    )
+
+
+def _new_head(base: PreTrainedModel, width: int, number_of_labels: int) -> Head:
+    # drawn on the CPU, so that the bits do not depend on the device
+    head = Head(width, number_of_labels, dtype=torch.float32, device="meta" if base.device.type == "meta" else "cpu")
+    nn.init.normal_(head.weight, std=getattr(base.config, "initializer_range", 0.02))
+    nn.init.zeros_(head.bias)
+    return head.to(base.device)
+
+
+def _set_labels(base: PreTrainedModel, labels: Sequence[str]) -> None:
+    base.config.id2label = dict(enumerate(labels))  # num_labels follows
+    base.config.label2id = {label: index for index, label in enumerate(labels)}
+    base.num_labels = len(labels)  # type: ignore[assignment]
+
+
+def _uncover(base: PreTrainedModel) -> None:
+    """Let every token see both sides; without effect on an encoder, whose tokens do already."""
+    base.config.is_causal = False  # the masks
+    for module in base.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False  # type: ignore[assignment]  # flash attention builds no mask: it asks the layer
+
+
+def _remember(base: PreTrainedModel, checkpointing: bool) -> _Bare:
+    head_name, head = next((name, child) for name, child in base.named_children() if isinstance(child, NoHead))
+    return _Bare(
+        head_name=head_name,
+        head=head,
+        attributes={name: value for name, value in vars(base).items() if not name.startswith("_")},
+        config=copy.deepcopy(vars(base.config)),
+        is_causal=[(module, bool(module.is_causal)) for module in base.modules() if hasattr(module, "is_causal")],
+        checkpointing=checkpointing,
+    )
+
+
+def _restore(base: PreTrainedModel) -> None:
+    """Undo :func:`attach`, also one that broke off in the middle. Does nothing where nothing is attached."""
+    bare: _Bare | None = getattr(base, "mistral_ner_bare", None)
+    if bare is None:
+        return
+    setattr(base, bare.head_name, bare.head)
+    for path, module in list(base.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            base.set_submodule(path, module.get_base_layer())
+    if bare.checkpointing:
+        base.gradient_checkpointing_disable()
+        base.disable_input_require_grads()
+    for layer, value in bare.is_causal:
+        layer.is_causal = value  # type: ignore[assignment]
+    # the parts of the network share the config, so it must stay the same object
+    vars(base.config).clear()
+    vars(base.config).update(bare.config)
+    for name in [name for name in vars(base) if not name.startswith("_")]:
+        delattr(base, name)
+    vars(base).update(bare.attributes)
+    base.requires_grad_(False)
+    base.eval()

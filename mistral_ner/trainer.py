@@ -1,0 +1,170 @@
+"""Hugging Face Trainer, told when to report and how a tagger is scored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mistral_ner.config import UserError
+from mistral_ner.metrics import entity_scores
+from mistral_ner.progress import Progress
+from mistral_ner.schedule import Schedule
+
+Report = Callable[[int, dict[str, float]], bool | None]
+Row = dict[str, Any]
+
+
+class TrainingError(UserError):
+    """A training that cannot give a score; the first word of its message says why."""
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad rows on the right to the longest; all tensors are (rows, longest) int64, labels -100 where ignored."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    shape = (len(rows), longest)
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, -100, dtype=np.int64)
+    for index, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[index, :length] = row["input_ids"]
+        mask[index, :length] = 1
+        labels[index, :length] = row["labels"]
+    named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: torch.from_numpy(value) for name, value in named.items()}
+
+
+def batches_by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
+    """Yield the indices of ``rows`` in batches of ``size``, longest rows first, so that little is padded."""
+    order = sorted(range(len(rows)), key=lambda index: (-len(rows[index]["input_ids"]), index))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@dataclass
+class Evaluation:
+    """One split to score: its rows (windows) and the word-level truth."""
+
+    rows: Sequence[Row]
+    gold: np.ndarray  # tag ids of all words, (words,)
+    lengths: np.ndarray  # words of each sentence, (sentences,)
+    labels: list[str]
+
+
+class NerTrainer(Trainer):
+    """A Trainer whose evaluation is entity-level F1 over whole sentences, and that refuses a non-finite loss."""
+
+    def __init__(self, *, evaluation: Evaluation, pad_id: int, **kwargs: Any) -> None:
+        super().__init__(data_collator=lambda rows: collate(rows, pad_id), **kwargs)
+        self.remove_callback(PrinterCallback)  # whoever gets the reports shows them
+        self.evaluation = evaluation
+        self.pad_id = pad_id
+        self._loss = torch.zeros((), device=self.args.device)  # summed since the last report
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass; the loss is summed on the device, so that no step waits for it."""
+        loss = super().training_step(*args, **kwargs)
+        self._loss += loss.detach()
+        return loss
+
+    def take_train_loss(self, steps: int) -> float:
+        """Return the mean training loss of the last ``steps`` optimiser steps and start a new sum.
+
+        Raises:
+            TrainingError: it is NaN or infinite.
+        """
+        mean = float(self._loss) / steps
+        self._loss.zero_()
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"non-finite training loss ({mean}) by step {self.state.global_step}; a smaller "
+                f"training.learning_rate (now {self.args.learning_rate:g}) usually helps"
+            )
+        return mean
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Return ``eval_`` loss, precision, recall and F1 of the evaluation split, overall and per type."""
+        scores = evaluate(self, self.evaluation)
+        metrics = {f"eval_{name}": value for name, value in scores.items()}
+        self.log(dict(metrics))  # it adds to what it is given
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def evaluate(trainer: NerTrainer, evaluation: Evaluation) -> dict[str, float]:
+    """Score the trainer's model on a split: mean loss over labelled tokens, and entity scores over sentences."""
+    model = trainer.model
+    assert model is not None
+    model.eval()
+    predicted: list[np.ndarray] = [np.empty(0)] * len(evaluation.rows)
+    losses, tokens = 0.0, 0
+    for indices in batches_by_length(evaluation.rows, trainer.args.per_device_eval_batch_size):
+        rows = [evaluation.rows[index] for index in indices]
+        batch = collate(rows, trainer.pad_id)
+        count = int((batch["labels"] != -100).sum())
+        with torch.inference_mode(), trainer.compute_loss_context_manager():
+            output = model(**{name: value.to(trainer.args.device) for name, value in batch.items()})
+        losses += float(output.loss) * count
+        tokens += count
+        tags = output.logits.argmax(-1).cpu().numpy()
+        for index, row, line in zip(indices, rows, tags, strict=True):
+            predicted[index] = line[np.asarray(row["first_subwords"])]
+    scores = entity_scores(evaluation.gold, np.concatenate(predicted), evaluation.lengths, evaluation.labels)
+    return {"loss": losses / max(1, tokens), **scores}
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Evaluates, saves and reports at the scheduled steps; asks the ``report`` callable whether to go on."""
+
+    def __init__(self, schedule: Schedule, progress: Progress, report: Report | None) -> None:
+        self.schedule, self.progress, self.report = schedule, progress, report
+        self.trainer: NerTrainer | None = None  # set once it exists; Trainer makes its callbacks' list first
+        self.metrics: dict[str, float] = {}
+        self.train_loss = math.nan
+        self.started = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask for an evaluation and a checkpoint where a report is due."""
+        if state.global_step in self.schedule.report_steps:
+            assert self.trainer is not None
+            before = int(self.progress.reports[-1]["step"]) if self.progress.reports else 0
+            self.train_loss = self.trainer.take_train_loss(state.global_step - before)
+            control.should_evaluate = control.should_save = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        """Keep the metrics until the checkpoint that belongs to them is on disk."""
+        value = metrics.get(self.progress.metric)
+        if value is None:
+            raise TrainingError(
+                f"no report has the metric {self.progress.metric!r}; there are: {', '.join(sorted(metrics))}; "
+                f"fix: hyperopt.metric=eval_f1"
+            )
+        if not math.isfinite(value):
+            raise TrainingError(f"non-finite {self.progress.metric} ({value}) at step {state.global_step}")
+        self.metrics = metrics
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make the report count, then tell it; from here on it is never made again."""
+        number = len(self.progress.reports) + 1
+        row = {
+            "report": number,
+            "step": state.global_step,
+            "epoch": round(float(state.epoch or 0), 4),
+            **self.metrics,
+            "train_loss": self.train_loss,
+            "time_s": round(time.monotonic() - self.started, 3),
+        }
+        self.progress.add(row, f"checkpoint-{state.global_step}")
+        self.started = time.monotonic()
+        if self.report is not None and self.report(number, dict(self.metrics)):
+            control.should_training_stop = True

@@ -1,0 +1,88 @@
+"""The schema: what it accepts, and the text of what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mistral_ner.config import Config, ConfigError, check, known_keys, read, to_container
+
+
+def faults_of(**parts: Any) -> list[str]:
+    return [str(fault) for fault in read({"output_dir": "out", **parts})[1]]
+
+
+def test_defaults_are_a_valid_config() -> None:
+    config = check({"output_dir": "out"})
+    assert config.training.reports == 9
+    assert config.output_dir.startswith("/")
+
+
+def test_checked_config_is_a_fixed_point() -> None:
+    config = check({"output_dir": "out", "training": {"learning_rate": "1e-5"}})
+    assert config.training.learning_rate == 1e-5
+    assert check(to_container(config)) == config
+    assert check(config) == config
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "text"),
+    [
+        ("training", "learning_rate", 0, "training.learning_rate: must be greater than 0, found 0"),
+        ("training", "learning_rate", "fast", "training.learning_rate: must be a number, found 'fast'"),
+        ("training", "learning_rate", float("nan"), "training.learning_rate: must be a number, found nan"),
+        ("training", "learning_rate", True, "training.learning_rate: must be a number, found True"),
+        ("training", "learning_rate", None, "training.learning_rate: must be a number, found None"),
+        ("training", "warmup_ratio", 1, "training.warmup_ratio: must be less than 1, found 1"),
+        ("training", "warmup_ratio", -0.1, "training.warmup_ratio: must be at least 0, found -0.1"),
+        ("training", "reports", 1.5, "training.reports: must be a whole number, found 1.5"),
+        ("training", "reports", [9], "training.reports: must be a whole number, found [9]"),
+        ("training", "mode", "maximum", "must be one of max, min (did you mean 'max'?), found 'maximum'"),
+        ("training", "learnin_rate", 1, "training.learnin_rate: unknown key (did you mean 'learning_rate'?)"),
+        ("model", "lora_r", 0, "model.lora_r: must be at least 1, found 0"),
+        ("model", "lora_dropout", 1.0, "model.lora_dropout: must be less than 1, found 1.0"),
+        ("model", "dtype", "bf16", "model.dtype: must be one of auto, float32, bfloat16, float16"),
+        ("model", "bidirectional", "yes please", "model.bidirectional: must be true or false"),
+        ("model", "lora_target_modules", [], "must be auto, all-linear or a list of module names, found []"),
+        ("model", "lora_target_modules", "query", "must be auto, all-linear or a list of module names"),
+        ("model", "random_init", {"hidden_size": 8}, "model.random_init: needs a model_type"),
+        ("model", "model_name", " ", "model.model_name: must not be empty"),
+        ("data", "source", "file", "must be one of sample, files, hub (did you mean 'files'?)"),
+        ("data", "source", "files", "data.train_file: data=files needs a training file"),
+        ("data", "source", "hub", "data.hub_name: data.source=hub needs a data set's name"),
+        ("data", "max_length", 4, "data.max_length: must be at least 8, found 4"),
+        ("data", "dev_fraction", 0.95, "dev_fraction and test_fraction leave nothing to train on"),
+        ("hyperopt", "strategy", "bayes", "hyperopt.strategy: must be one of none, combined, asha, optuna, random"),
+        ("hyperopt", "asha_reduction_factor", 1, "must be greater than 1, found 1"),
+        ("hyperopt", "num_trials", 0, "hyperopt.num_trials: must be at least 1, found 0"),
+        ("tracking", "report_to", "wandbb", "(did you mean 'wandb'?)"),
+    ],
+)
+def test_fault_text(group: str, key: str, value: Any, text: str) -> None:
+    found = faults_of(**{group: {key: value}})
+    assert any(text in fault for fault in found), found
+
+
+def test_every_fault_at_once_each_with_its_fix() -> None:
+    with pytest.raises(ConfigError) as error:
+        check({"output_dir": "o", "sede": 1, "training": {"reports": 0, "mode": "up"}, "model": {"lora_r": "big"}})
+    text = str(error.value)
+    assert text.startswith("4 faults in the config:")
+    for part in ("sede: unknown key (did you mean 'seed'?)", "training.reports=9", "training.mode=max", "model.lora_r=16"):
+        assert part in text
+
+
+def test_broken_interpolation_is_a_fault() -> None:
+    config, found = read({"output_dir": "o", "seed": "${nowhere}"})
+    assert config is None
+    assert "nowhere" in str(found[0])
+
+
+def test_known_keys_are_leaves() -> None:
+    keys = known_keys()
+    assert "training.learning_rate" in keys
+    assert "hyperopt.resources_per_trial.cpu" in keys
+    assert "training" not in keys
+    assert len(keys) == len(set(keys))
+    assert isinstance(check({"output_dir": "o"}), Config)
