@@ -218,7 +218,7 @@ def read(cfg: DictConfig | Mapping[str, Any] | Config) -> tuple[Config | None, l
         cfg = dataclasses.asdict(cfg)
     faults: list[Fault] = []
     try:
-        container = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)  # type: ignore[call-overload]
+        container = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         return None, [Fault(str(getattr(error, "full_key", "") or "config"), str(error).splitlines()[0])]
     config = _build(Config, container, "", faults)

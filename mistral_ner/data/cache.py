@@ -68,7 +68,7 @@ def _install(temporary: Path, folder: Path) -> dict[str, datasets.Dataset]:
     """Move ``temporary`` to ``folder`` unless another process was faster, and load what is there then."""
     for attempt in range(10):
         try:
-            os.rename(temporary, folder)
+            temporary.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
@@ -82,10 +82,13 @@ def _install(temporary: Path, folder: Path) -> dict[str, datasets.Dataset]:
 
 def _discard(folder: Path, aside: str) -> None:
     try:
-        os.rename(folder, aside)
+        folder.rename(aside)
     except FileNotFoundError:
         return  # another process did it
-    shutil.rmtree(aside, ignore_errors=True)
+    if Path(aside).is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        Path(aside).unlink()
 
 
 def _write(folder: Path, splits: Mapping[str, Columns]) -> None:

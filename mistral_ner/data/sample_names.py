@@ -122,8 +122,9 @@ NAMES: dict[str, Names] = {
         ),
         theme=_words("Finance Agriculture Education Transport Justice Fisheries"),
         work=_phrases(
-            """The Silent Harbour, Winter Letters, A Thousand Doors, Midnight in the Orchard, Paper Lions, The Last Ferry,
-            Songs for Nobody, Dust and Honey, The Clockmaker 's Son, Falling Upwards, Blue Kitchen, Ten Days of Rain,
+            """The Silent Harbour, Winter Letters, A Thousand Doors, Midnight in the Orchard, Paper Lions,
+            The Last Ferry, Songs for Nobody, Dust and Honey, The Clockmaker 's Son, Falling Upwards,
+            Blue Kitchen, Ten Days of Rain,
             The Glass Meadow, Never Again Tomorrow, Iron Gardens, How to Leave Quietly, Salt Road, Strangers at Noon"""
         ),
         forms=_TRAIN_FORMS,
@@ -177,7 +178,8 @@ NAMES: dict[str, Names] = {
             "Italy Colombia Korea Tunisia Romania Scotland Bangladesh Senegal Belgium Bolivia Denmark Malaysia"
         ),
         nat=_words(
-            "Italian Colombian Korean Tunisian Romanian Scottish Bangladeshi Senegalese Belgian Bolivian Danish Malaysian"
+            "Italian Colombian Korean Tunisian Romanian Scottish Bangladeshi Senegalese Belgian Bolivian Danish"
+            " Malaysian"
         ),
         coined=_words(
             "Stannard Corvella Ruthven Aldermere Penrith Vasari Holbrook Tremaine Eskdale Montrell Dunleavy Jorvik"
@@ -189,8 +191,8 @@ NAMES: dict[str, Names] = {
         ),
         theme=_words("Trade Culture Housing Science"),
         work=_phrases(
-            """The Lighthouse Tax, An Ordinary Storm, Crimson Ledger, When Rivers Forget, The Second Violin, Ghost Season,
-            Nine Empty Chairs, A Fire in October, The Cartographer 's Daughter, Under Cheap Stars"""
+            """The Lighthouse Tax, An Ordinary Storm, Crimson Ledger, When Rivers Forget, The Second Violin,
+            Ghost Season, Nine Empty Chairs, A Fire in October, The Cartographer 's Daughter, Under Cheap Stars"""
         ),
         forms=_TEST_FORMS,
     ),

@@ -23,9 +23,12 @@ SLOT_TYPES = {
     "work": "MISC",
 }
 
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
+_MONTHS = "January February March April May June July August September October November December"
+
 FILLERS: dict[str, tuple[str, ...]] = {
-    "day": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
-    "month": tuple("January February March April May June July August September October November December".split()),
+    "day": tuple(_DAYS.split()),
+    "month": tuple(_MONTHS.split()),
     "year": ("1897", "1923", "1968", "1989", "1994", "2003", "2011", "2017", "2024"),
     "num": ("two", "3", "seven", "12", "forty", "150", "2,400", "90,000"),
     "money": ("$ 3.5 million", "900 euros", "$ 12 billion", "\u00a3 40,000", "6 %"),

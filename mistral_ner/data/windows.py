@@ -33,9 +33,9 @@ class WordTokenizer:
         self._tokenizer = tokenizer
         self._backend = _plain_copy(tokenizer) if getattr(tokenizer, "is_fast", False) else None
         # Byte-level BPE and some SentencePiece tokenizers mark a word by the space before it; others add the mark
-        # themselves. What the second word of "x y" becomes tells which kind this is.
-        inside, plain, spaced = self._ids(["x y", "y", " y"])
-        self._prefix = "" if inside[-len(plain) :] == plain else " " if inside[-len(spaced) :] == spaced else ""
+        # themselves. What "x y" becomes tells which kind this is.
+        inside, first, second, spaced = self._ids(["x y", "x", "y", " y"])
+        self._prefix = " " if inside != first + second and inside == first + spaced else ""
         self.before, self.after = self._special_ids()
         unknown = getattr(tokenizer, "unk_token_id", None)
         self._unknown = [int(unknown)] if unknown is not None else self._ids([f"{self._prefix}?"])[0][:1]

@@ -6,9 +6,9 @@ A trial does::
     with adapted(config.model, labels, seed, len(tokenizer)) as model:
         ...  # train, evaluate, save_adapter(model, folder)
 
-base.py loads the frozen network once a process, adapter.py attaches and detaches, stored.py saves and loads,
-tokenizer.py and source.py find what a model name means, targets.py chooses the modules that LoRA changes.
-The names below are imported when they are first used, so that importing this package costs no torch.
+base.py loads the frozen network once a process, hardware.py says in which format, adapter.py attaches and detaches,
+stored.py saves and loads, tokenizer.py and source.py find what a model name means, targets.py chooses the modules that
+LoRA changes. The names below are imported when they are first used, so that importing this package costs no torch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The adapter: LoRA weights and a head, put on the frozen network and taken off without a trace."""
 
+# mypy: allow-untyped-calls
+# (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
 import contextlib
@@ -93,11 +95,12 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     _set_labels(base, labels)
     if model.bidirectional:
         _uncover(base)
-    if model.gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with fixed_rng(seed):
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
         attached = get_peft_model(base, _lora_config(model, targets, bare.head_name))
+    if model.gradient_checkpointing:
+        # after peft: both hook the embeddings to require gradients, and only the last hook would be taken off again
+        base.activation_checkpointing_enable({"use_reentrant": False})
     # peft takes the base's own name, which is empty for random weights
     attached.peft_config["default"].base_model_name_or_path = model.model_name
     return attached
@@ -186,7 +189,7 @@ def _restore(base: PreTrainedModel) -> None:
         if isinstance(module, BaseTunerLayer):
             base.set_submodule(path, module.get_base_layer())
     if bare.checkpointing:
-        base.gradient_checkpointing_disable()
+        base.activation_checkpointing_disable()
         base.disable_input_require_grads()
     for layer, value in bare.is_causal:
         layer.is_causal = value  # type: ignore[assignment]

@@ -4,11 +4,12 @@ What is kept has no head and no adapter (adapter.py adds both), so it serves eve
 setting; only what shapes the frozen weights is part of its key.
 """
 
+# mypy: allow-untyped-calls
+# (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -18,12 +19,11 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 from mistral_ner.config import ModelConfig, UserError, nearest
+from mistral_ner.model.hardware import HEADS, attention, device, frozen_dtype, quantization
 from mistral_ner.model.source import check_weights, hub_options, loading_errors, locate
 
-HEADS = ("score", "classifier")  # what transformers calls the head of a token classifier: decoders, encoders
 _WEIGHTS_SEED = 0  # of random weights: every process must have the same base
 
 _kept: dict[str, PreTrainedModel] = {}  # at most one: two large models do not fit one GPU
@@ -71,6 +71,7 @@ def load_base(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
 
         # once, here: it casts the layers that were not quantised to float32, which attach could not take back
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+        _keep_packing(base)
     return headless(base)
 
 
@@ -109,23 +110,6 @@ def random_config(random_init: dict[str, Any], vocab_size: int) -> PretrainedCon
     return _no_cache(config_class(**fields))
 
 
-def device() -> torch.device:
-    """Return this process's GPU, or the CPU where there is none."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def frozen_dtype(model: ModelConfig) -> torch.dtype:
-    """Return the dtype of the frozen weights; ``auto`` is what the hardware computes fast in."""
-    if model.dtype != "auto":
-        chosen: torch.dtype = getattr(torch, model.dtype)
-        return chosen
-    if not torch.cuda.is_available():
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
 @contextlib.contextmanager
 def fixed_rng(seed: int) -> Iterator[None]:
     """Draw from ``seed`` inside, and leave torch's global random state as it was."""
@@ -147,13 +131,13 @@ def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
     config = _no_cache(AutoConfig.from_pretrained(source, **hub))
     options: dict[str, Any] = {}
     if model.quantization != "none":
-        options = {"quantization_config": _quantization(model), "device_map": {"": device()}}
+        options = {"quantization_config": quantization(model), "device_map": {"": device()}}
     # the labels of the config stay as they are: a head that does not fit the file would be refused, and ours is new
     base, report = AutoModelForTokenClassification.from_pretrained(
         source,
         config=config,
         dtype=frozen_dtype(model),
-        attn_implementation=_attention(model),
+        attn_implementation=attention(model),
         use_safetensors=True,
         output_loading_info=True,
         **hub,
@@ -172,7 +156,7 @@ def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
 def _random(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
     assert model.random_init is not None
     config = random_config(model.random_init, vocab_size)
-    base = AutoModelForTokenClassification.from_config(config, attn_implementation=_attention(model))
+    base = AutoModelForTokenClassification.from_config(config, attn_implementation=attention(model))
     if model.quantization == "none":
         built: PreTrainedModel = base.to(device=device(), dtype=frozen_dtype(model))
         return built
@@ -182,39 +166,12 @@ def _random(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
         return _pretrained(folder, model)
 
 
-def _quantization(model: ModelConfig) -> Any:
-    """8-bit (LLM.int8) or 4-bit (QLoRA's NF4, double quantised: https://arxiv.org/abs/2305.14314)."""
-    try:
-        import bitsandbytes  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
-    except ImportError:
-        raise UserError(
-            f"model.quantization={model.quantization} needs bitsandbytes, which is not installed: "
-            "type `pip install bitsandbytes`, or model.quantization=none"
-        ) from None
-    # a quantised head could not be trained
-    skip = list(HEADS)
-    if model.quantization == "8bit":
-        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    return transformers.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=frozen_dtype(model),
-        llm_int8_skip_modules=skip,
-    )
-
-
-def _attention(model: ModelConfig) -> str | None:
-    """Return the implementation to ask for; None lets transformers take sdpa, or eager where it must."""
-    usable = torch.cuda.is_available() and is_flash_attn_2_available() and frozen_dtype(model) != torch.float32
-    if model.attention == "auto":
-        return "flash_attention_2" if usable else None
-    if model.attention == "flash_attention_2" and not usable:
-        raise UserError(
-            "model.attention=flash_attention_2 needs a GPU, the flash-attn package and a 16-bit model.dtype; "
-            "type model.attention=auto"
-        )
-    return model.attention
+def _keep_packing(base: nn.Module) -> None:
+    # on some CPUs a 4-bit layer repacks its weights in place at the first evaluation, and rounds their scales: the
+    # base would change under the adapter
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _head_name(base: nn.Module) -> str:

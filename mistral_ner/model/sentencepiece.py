@@ -1,5 +1,7 @@
 """A fast tokenizer from a SentencePiece BPE file, as Mistral's and Llama's first models ship it (`tokenizer.model`)."""
 
+# mypy: allow-untyped-calls
+# (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
 from pathlib import Path

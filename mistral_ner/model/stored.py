@@ -1,5 +1,7 @@
 """Adapters on disk: ``adapter_model.safetensors`` and ``adapter_config.json``, as peft reads them too."""
 
+# mypy: allow-untyped-calls
+# (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mistral_ner.config import ModelConfig, UserError, nearest
-from mistral_ner.model.base import HEADS
+from mistral_ner.model.hardware import HEADS
 
 # attention and feed-forward of Llama, Mistral, Qwen, Gemma and their kin: for decoders, adapters on every linear
 # layer matter more than their rank (QLoRA, section 4, https://arxiv.org/abs/2305.14314)

@@ -1,5 +1,7 @@
 """Tokenizers: the model's own, one built from a SentencePiece file, or a small one trained on the data."""
 
+# mypy: allow-untyped-calls
+# (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -106,4 +108,8 @@ def _ready(tokenizer: PreTrainedTokenizerFast, source: str) -> PreTrainedTokeniz
     if tokenizer.pad_token is None:
         raise UserError(f"a tokenizer must have a pad, eos or unk token, found none in {source}; set one there")
     tokenizer.padding_side = "right"
+    # what save_pretrained writes: the input names, which a plain fast tokenizer would not know, but not whether the
+    # hub was in reach
+    tokenizer.init_kwargs["model_input_names"] = list(tokenizer.model_input_names)
+    tokenizer.init_kwargs.pop("local_files_only", None)
     return tokenizer

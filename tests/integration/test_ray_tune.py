@@ -1,0 +1,250 @@
+"""Real searches through Ray Tune with the tiny model: ASHA stops trials, the study tells the truth about each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from mistral_ner.config import UserError
+from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.ray_tune import search
+from mistral_ner.train import fit
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def plan(config: dict[str, Any], folder: Path, **hyperopt: Any) -> Plan:
+    config = {
+        **config,
+        "search_space": {
+            "learning_rate": {"type": "loguniform", "low": 1e-5, "high": 3e-2},
+            "lora_r": {"type": "choice", "choices": [2, 4]},
+        },
+        "hyperopt": {
+            "strategy": "combined",
+            "num_trials": 8,
+            "max_concurrent": 2,
+            "results_dir": str(folder),
+            "study_name": "s",
+            **hyperopt,
+        },
+    }
+    config["training"] = {**config["training"], "metric": config["hyperopt"].get("metric", "eval_f1")}
+    config["training"]["mode"] = config["hyperopt"].get("mode", "max")
+    config["hyperopt"].setdefault("asha_max_t", config["training"]["reports"])
+    return Plan.of(config)
+
+
+def stored_trials(plan: Plan) -> list[FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(plan.folder / "study.journal")))
+    return optuna.load_study(study_name=plan.config.hyperopt.study_name, storage=storage).trials
+
+
+def result_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "result.json").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, toy_files: dict[str, str]) -> tuple[Plan, Any]:
+    """One search that the tests below look at from several sides."""
+    folder = tmp_path_factory.mktemp("search")
+    config = {
+        "output_dir": str(folder),
+        "model": {
+            "model_name": "tiny",
+            "random_init": {
+                "model_type": "mistral",
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+            },
+        },
+        "data": {"source": "files", **toy_files, "cache_dir": str(folder / "cache")},
+        "training": {"num_epochs": 3, "reports": 9},
+    }
+    made = plan(config, folder, num_trials=12)
+    return made, search(made)
+
+
+def test_asha_stops_trials_and_each_ends_as_it_should(finished: tuple[Plan, Any]) -> None:
+    made, summary = finished
+    trials = stored_trials(made)
+    assert len(trials) == 12
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(pruned) + len(complete) == 12
+    assert pruned, "with 12 trials over three decades of learning rates some must be stopped"
+    assert complete
+    for trial in pruned:
+        assert list(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+        assert max(trial.intermediate_values) in (1, 3), "ASHA compares at rungs 1 and 3 of 9"
+    for trial in complete:
+        assert list(trial.intermediate_values) == list(range(1, 10))
+        assert trial.value == max(trial.intermediate_values.values())
+    assert summary.reports_run == sum(len(trial.intermediate_values) for trial in trials)
+    assert summary.reports_run < summary.reports_full == 12 * 9
+
+
+def test_asha_stopped_only_what_was_under_the_rung(finished: tuple[Plan, Any]) -> None:
+    """Whatever the order of arrival, the best at a rung is never stopped there."""
+    made, _ = finished
+    trials = stored_trials(made)
+    for rung in (1, 3):
+        reached = [trial for trial in trials if rung in trial.intermediate_values]
+        best = max(reached, key=lambda trial: trial.intermediate_values[rung])
+        stopped_here = best.state == TrialState.PRUNED and max(best.intermediate_values) == rung
+        ties = [t for t in reached if t.intermediate_values[rung] == best.intermediate_values[rung]]
+        assert not stopped_here or len(ties) > 1
+
+
+def test_study_and_trial_folders_agree(finished: tuple[Plan, Any]) -> None:
+    made, _ = finished
+    for trial in stored_trials(made):
+        folder = made.folder / f"trial_{trial.number:04d}"
+        lines = result_lines(folder)
+        assert {row["report"]: row["eval_f1"] for row in lines} == trial.intermediate_values
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["training"]["learning_rate"] == trial.params["learning_rate"]
+        assert config["model"]["lora_r"] == trial.params["lora_r"]
+        assert config["output_dir"] == str(folder)
+        assert (folder / "logs.txt").exists()
+
+
+def test_best_config_repeats_the_winner(finished: tuple[Plan, Any], tmp_path: Path) -> None:
+    made, summary = finished
+    config = yaml.safe_load((made.folder / "best_config.yaml").read_text())
+    assert config["output_dir"] == "${hydra:runtime.output_dir}"
+    config["output_dir"] = str(tmp_path / "again")
+    assert fit(config) == summary.best_value
+    trial = made.folder / f"trial_{summary.best_trial:04d}"
+
+    def without_time(folder: Path) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.items() if key != "time_s"} for row in result_lines(folder)]
+
+    assert without_time(tmp_path / "again") == without_time(trial)
+
+
+def test_results_folder(finished: tuple[Plan, Any]) -> None:
+    made, summary = finished
+    names = {path.name for path in made.folder.iterdir()}
+    expected = {"study.journal", "config.yaml", "hyperopt.log", "summary.json", "trials.csv", "best_config.yaml"}
+    assert expected <= names
+    assert any(name.startswith("experiment_state") for name in names)
+    written = json.loads((made.folder / "summary.json").read_text())
+    keys = "study_name strategy metric mode n_trials n_complete n_pruned n_failed best_value best_trial best_params "
+    assert set((keys + "reports_run reports_full wall_s").split()) <= set(written)
+    assert written["best_value"] == summary.best_value
+    rows = (made.folder / "trials.csv").read_text().splitlines()
+    assert len(rows) == 13
+    assert rows[0] == "trial,state,value,reports,seconds,learning_rate,lora_r,reason"
+
+
+def test_workers_are_warm(finished: tuple[Plan, Any]) -> None:
+    """Twelve trials, two workers: the base model was loaded and the data encoded or read twice, not twelve times."""
+    made, _ = finished
+    logs = "".join(path.read_text() for path in made.folder.glob("trial_*/logs.txt"))
+    assert logs.count("encoded train") + logs.count("encoded data read") <= 2
+
+
+def test_same_name_again_is_refused(finished: tuple[Plan, Any]) -> None:
+    made, _ = finished
+    with pytest.raises(UserError, match="the study 's' exists already in .*fix: another name"):
+        search(made)
+
+
+def test_minimised_metric(tiny: dict[str, Any], tmp_path: Path) -> None:
+    made = plan(tiny, tmp_path, metric="eval_loss", mode="min", num_trials=4)
+    summary = search(made)
+    complete = [trial for trial in stored_trials(made) if trial.state == TrialState.COMPLETE]
+    assert summary.best_value == min(trial.value for trial in complete if trial.value is not None)
+    assert all(trial.value == min(trial.intermediate_values.values()) for trial in complete)
+
+
+def test_broken_trials_fail_with_their_reason(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Some learning rates of this space overflow: those trials FAIL, the rest of the search goes on."""
+    tiny["training"]["max_grad_norm"] = 1e30
+    made = plan(tiny, tmp_path, num_trials=6, strategy="asha", optuna_sampler="Random")
+    space = {"learning_rate": {"type": "choice", "choices": [1e-2, 1e30]}}
+    made = Plan.of({**json.loads(json.dumps(as_dict(made))), "search_space": space})
+    summary = search(made)
+    states = {trial.number: trial for trial in stored_trials(made)}
+    broken = [trial for trial in states.values() if trial.params["learning_rate"] == 1e30]
+    assert broken
+    for trial in broken:
+        assert trial.state == TrialState.FAIL
+        assert trial.user_attrs["reason"].startswith("TrainingError: non-finite training loss")
+    assert summary.n_failed == len(broken)
+    assert summary.n_complete >= 1
+    assert summary.best_params["learning_rate"] == 1e-2
+    assert sum(summary.failures.values()) == len(broken)
+
+
+def test_nothing_completes(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["training"] |= {"max_grad_norm": 1e30}
+    made = plan(tiny, tmp_path, num_trials=2)
+    space = {"learning_rate": {"type": "choice", "choices": [1e30, 1e31]}}
+    made = Plan.of({**as_dict(made), "search_space": space})
+    with pytest.raises(UserError, match="no trial of s completed .*non-finite training loss"):
+        search(made)
+    assert not (made.folder / "best_config.yaml").exists()
+    assert json.loads((made.folder / "summary.json").read_text())["best_trial"] is None
+
+
+def test_timeout_ends_the_search(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["training"] |= {"num_epochs": 60, "reports": 60}
+    made = plan(tiny, tmp_path, num_trials=500, timeout=25)
+    try:
+        search(made)
+    except UserError as error:  # on a slow machine no trial may complete in time
+        assert "no trial of s completed" in str(error)
+    written = json.loads((made.folder / "summary.json").read_text())
+    assert written["out_of_time"] is True
+    assert written["n_trials"] < 500
+    assert 20 < written["wall_s"] < 60
+
+
+def test_killed_worker_fails_its_trial_only(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A worker that is killed from outside: its trial FAILs with the reason, another worker takes over."""
+    import os
+    import signal
+    import threading
+    import time
+
+    import psutil
+
+    tiny["training"] |= {"num_epochs": 40, "reports": 20}
+    made = plan(tiny, tmp_path, num_trials=3, max_concurrent=1, asha_grace_period=20)
+
+    def kill_first_worker() -> None:
+        first = made.folder / "trial_0000" / "result.json"
+        while not first.exists():
+            time.sleep(0.05)
+        for process in psutil.Process().children(recursive=True):
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and "IDLE" not in title and "Agent" not in title:
+                os.kill(process.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_first_worker)
+    killer.start()
+    summary = search(made)
+    killer.join()
+    trials = stored_trials(made)
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert trials[0].user_attrs["reason"] == "the worker process died (killed, or out of memory)"
+    assert summary.n_complete == 2
+
+
+def as_dict(made: Plan) -> dict[str, Any]:
+    from mistral_ner.config import to_container
+
+    return to_container(made.config)

