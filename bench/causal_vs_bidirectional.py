@@ -34,7 +34,10 @@ def main() -> None:
     for bidirectional in (False, True):
         name = "bidirectional" if bidirectional else "causal"
         folder = args.work / f"{name}-{args.learning_rate:g}-{args.epochs}"
-        fit(config(args, folder, bidirectional), lambda number, m, name=name: print(name, number, m["eval_f1"], flush=True))
+        fit(
+            config(args, folder, bidirectional),
+            lambda number, m, name=name: print(name, number, m["eval_f1"], flush=True),
+        )
         curves[name] = [json.loads(line) for line in (folder / "result.json").read_text().splitlines()]
         write(args, curves)
 

@@ -352,7 +352,9 @@ def _across(config: Config) -> list[Fault]:
         faults.append(Fault("data.hub_name", "data.source=hub needs a data set's name", "data.hub_name=OWNER/NAME"))
     if data.dev_fraction + data.test_fraction >= 1:
         faults.append(
-            Fault("data.dev_fraction", "dev_fraction and test_fraction leave nothing to train on", "data.dev_fraction=0.1")
+            Fault(
+                "data.dev_fraction", "dev_fraction and test_fraction leave nothing to train on", "data.dev_fraction=0.1"
+            )
         )
     targets = model.lora_target_modules
     if not (

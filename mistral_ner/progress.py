@@ -113,7 +113,9 @@ class Progress:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            log.warning("%s: unreadable progress (%s); this training starts again from its beginning", self.folder, error)
+            log.warning(
+                "%s: unreadable progress (%s); this training starts again from its beginning", self.folder, error
+            )
             return
         broken = [name for name, sums in state["files"].items() if not self._intact(name, sums)]
         if broken or len(reports) < state["reports"]:

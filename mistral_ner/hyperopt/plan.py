@@ -135,7 +135,11 @@ def _space_faults(config: Config, space: SearchSpace) -> list[Fault]:
             name = next((p.name for p in space if p.path == fault.key), fault.key)
             faults.setdefault(
                 f"{name} {fault.rule}",
-                Fault(f"search_space.{name}", f"reaches values that {fault.key} cannot take: {fault.rule}", f"~search_space.{name}"),
+                Fault(
+                    f"search_space.{name}",
+                    f"reaches values that {fault.key} cannot take: {fault.rule}",
+                    f"~search_space.{name}",
+                ),
             )
     return list(faults.values())
 

@@ -22,9 +22,9 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from mistral_ner.hyperopt.plan import Plan, cpus_per_trial, trial_name
-from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.results import Summary, finish
 from mistral_ner.hyperopt.study import Study
+from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import FAILURE, REPORT, run_trial
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def search(plan: Plan) -> Summary:
     """Run a whole search and return its summary.
 
     Raises:
-        StudyExists: the study's name is taken.
+        StudyExistsError: the study's name is taken.
         UserError: Ray cannot hold the trials, or no trial completed.
     """
     study = Study.create(plan)
@@ -86,7 +86,7 @@ class _DriverOnly:
         return {}
 
 
-class StudySearcher(_DriverOnly, Searcher):  # type: ignore[misc]
+class StudySearcher(_DriverOnly, Searcher):
     """Asks the study for trials and tells it how they ended."""
 
     def __init__(self, study: Study, watch: Watch) -> None:
@@ -95,12 +95,12 @@ class StudySearcher(_DriverOnly, Searcher):  # type: ignore[misc]
         self.study, self.watch = study, watch
         self.numbers: dict[str, int] = {}  # Ray's trial id to the study's number
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's config, or None while ``max_concurrent`` trials run."""
         if len(self.numbers) >= self.study.plan.config.hyperopt.max_concurrent:
             return None
         if self.study.out_of_time:
-            return Searcher.FINISHED  # type: ignore[no-any-return]
+            return str(Searcher.FINISHED)
         asked = self.study.ask()
         self.numbers[trial_id] = asked.number
         self.watch.asked(asked)
@@ -121,7 +121,7 @@ class StudySearcher(_DriverOnly, Searcher):  # type: ignore[misc]
         """Nothing to restore: the study is on disk."""
 
 
-class _StudyASHA(_DriverOnly, ASHAScheduler):  # type: ignore[misc]
+class _StudyASHA(_DriverOnly, ASHAScheduler):
     """ASHA over reports; every report is recorded in the study before it is judged."""
 
     def __init__(self, study: Study, watch: Watch) -> None:
@@ -150,7 +150,7 @@ class _StudyASHA(_DriverOnly, ASHAScheduler):  # type: ignore[misc]
         return str(super().on_trial_result(tune_controller, trial, {REPORT: result[REPORT], metric: value}))
 
 
-class _TimeIsUp(_DriverOnly, Stopper):  # type: ignore[misc]
+class _TimeIsUp(_DriverOnly, Stopper):
     """Ends the search once its time is spent; what the running trials have reported is on disk."""
 
     def __init__(self, study: Study) -> None:
@@ -174,11 +174,15 @@ def _cluster(plan: Plan) -> Iterator[float]:
     # Ray says at every start that its token authentication is on; it stays on
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if not ray.is_initialized():
-        where: dict[str, Any] = {"address": hyperopt.ray_address} if joined else {
-            "address": "local",
-            "num_cpus": max(os.cpu_count() or 1, math.ceil(cpus * hyperopt.max_concurrent)),
-            "include_dashboard": False,
-        }
+        where: dict[str, Any] = (
+            {"address": hyperopt.ray_address}
+            if joined
+            else {
+                "address": "local",
+                "num_cpus": max(os.cpu_count() or 1, math.ceil(cpus * hyperopt.max_concurrent)),
+                "include_dashboard": False,
+            }
+        )
         ray.init(**where, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": _ENVIRONMENT})
     try:
         yield cpus

@@ -143,7 +143,9 @@ def _seconds(trial: FrozenTrial) -> float | str:
 
 def _print(summary: Summary, plan: Plan) -> None:
     table = Table.grid(padding=(0, 2))
-    table.add_row("trials", f"{summary.n_complete} completed, {summary.n_pruned} stopped early, {summary.n_failed} failed")
+    table.add_row(
+        "trials", f"{summary.n_complete} completed, {summary.n_pruned} stopped early, {summary.n_failed} failed"
+    )
     saved = 1 - summary.reports_run / max(1, summary.reports_full)
     table.add_row("reports", f"{summary.reports_run} of {summary.reports_full} ({saved:.0%} saved)")
     table.add_row("time", f"{summary.wall_s:.0f} s" + (" (time ran out)" if summary.out_of_time else ""))

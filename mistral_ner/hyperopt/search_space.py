@@ -180,7 +180,9 @@ def _range(name: str, path: str, kind: str, spec: Any, when: Any, faults: list[F
         return None
     low, high, step = ends["low"], ends["high"], ends.get("step")
     if low >= high:
-        faults.append(Fault(f"{key}.low", f"must be less than high={high:g}, found {low:g}", f"{key}.high={low * 2 or 1:g}"))
+        faults.append(
+            Fault(f"{key}.low", f"must be less than high={high:g}, found {low:g}", f"{key}.high={low * 2 or 1:g}")
+        )
     if kind.startswith("log") and low <= 0:
         faults.append(Fault(f"{key}.low", f"must be greater than 0 for {kind}, found {low:g}", f"{key}.low=1e-5"))
     if step is not None and (step <= 0 or kind.startswith("log")):
@@ -216,7 +218,9 @@ def _path(name: str, given: Any, faults: list[Fault]) -> str:
         faults.append(Fault(f"search_space.{name}", rule, f"+search_space.{name}.path={matches[0]}"))
         return ""
     hint = nearest(name, [key.rpartition(".")[2] for key in keys])
-    faults.append(Fault(f"search_space.{name}", f"no config key is named {name!r}{hint}", f"+search_space.{name}.path=KEY"))
+    faults.append(
+        Fault(f"search_space.{name}", f"no config key is named {name!r}{hint}", f"+search_space.{name}.path=KEY")
+    )
     return ""
 
 

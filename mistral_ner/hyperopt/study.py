@@ -25,7 +25,7 @@ from mistral_ner.hyperopt.plan import Plan, trial_name
 REASON = "reason"  # user attribute: why a trial failed
 
 
-class StudyExists(UserError):
+class StudyExistsError(UserError):
     """A study of this name is on disk already."""
 
 
@@ -52,11 +52,11 @@ class Study:
         """Make the study's folder and storage.
 
         Raises:
-            StudyExists: there is one of this name.
+            StudyExistsError: there is one of this name.
         """
         hyperopt = plan.config.hyperopt
         if (plan.folder / "config.yaml").exists():
-            raise StudyExists(
+            raise StudyExistsError(
                 f"the study {hyperopt.study_name!r} exists already in {plan.folder}; "
                 f"fix: another name, hyperopt.study_name={hyperopt.study_name}_2"
             )

@@ -69,7 +69,12 @@ def test_every_fault_at_once_each_with_its_fix() -> None:
         check({"output_dir": "o", "sede": 1, "training": {"reports": 0, "mode": "up"}, "model": {"lora_r": "big"}})
     text = str(error.value)
     assert text.startswith("4 faults in the config:")
-    for part in ("sede: unknown key (did you mean 'seed'?)", "training.reports=9", "training.mode=max", "model.lora_r=16"):
+    for part in (
+        "sede: unknown key (did you mean 'seed'?)",
+        "training.reports=9",
+        "training.mode=max",
+        "model.lora_r=16",
+    ):
         assert part in text
 
 

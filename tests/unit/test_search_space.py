@@ -47,7 +47,9 @@ def test_choices_keep_their_types() -> None:
     values = [v["lora_target_modules"] for v in suggested(block)]
     assert "auto" in values
     assert ["query", "value"] in values
-    kinds = {type(v["bidirectional"]) for v in suggested({"bidirectional": {"type": "choice", "choices": [True, False]}})}
+    kinds = {
+        type(v["bidirectional"]) for v in suggested({"bidirectional": {"type": "choice", "choices": [True, False]}})
+    }
     assert kinds == {bool}
 
 
