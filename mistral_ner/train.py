@@ -30,7 +30,7 @@ __all__ = ["Report", "TrainingError", "fit", "prepare"]
 log = logging.getLogger(__name__)
 
 
-class OutOfMemory(TrainingError):
+class OutOfMemoryError(TrainingError):
     """The device's memory did not hold this configuration."""
 
 
@@ -48,7 +48,7 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
 
     Raises:
         ConfigError: names every fault of the config, before anything is loaded.
-        TrainingError: a non-finite loss or metric, an evaluation without the metric, or (as :class:`OutOfMemory`)
+        TrainingError: a non-finite loss or metric, an evaluation without the metric, or (as :class:`OutOfMemoryError`)
             a device whose memory did not suffice.
         UserError: the data or the model cannot be used; the message says why.
     """
@@ -175,7 +175,7 @@ def _named_memory_errors(config: Config) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
             raise
-        raise OutOfMemory(
+        raise OutOfMemoryError(
             f"out of memory with training.per_device_train_batch_size="
             f"{config.training.per_device_train_batch_size}; fix: half of it, and twice "
             f"training.gradient_accumulation_steps ({str(error).splitlines()[0] if str(error) else 'MemoryError'})"
@@ -191,7 +191,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def _quiet_libraries() -> Iterator[None]:
     """Keep the libraries' notes about how we use them off the person's screen."""
     level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|torch)\.")

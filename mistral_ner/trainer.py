@@ -138,10 +138,9 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             self.train_loss = self.trainer.take_train_loss(state.global_step - before)
             control.should_evaluate = control.should_save = True
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the metrics until the checkpoint that belongs to them is on disk."""
+        metrics: dict[str, float] = kwargs["metrics"]
         value = metrics.get(self.progress.metric)
         if value is None:
             raise TrainingError(

@@ -18,14 +18,14 @@ class RayTuneSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the composed config; the engine itself starts in :meth:`sweep`."""
-        self.config = config
+        self.composed = config
 
     def sweep(self, arguments: list[str]) -> None:
         """Check the search and run it; ``arguments`` are the command line's overrides, sweep syntax included."""
-        with shown_to_the_user(debug=bool(self.config.hydra.verbose)):
+        with shown_to_the_user(debug=bool(self.composed.hydra.verbose)):
             from mistral_ner.hyperopt.plan import Plan
 
-            plan = Plan.of(_task_config(self.config), arguments)
+            plan = Plan.of(_task_config(self.composed), arguments)
 
             from mistral_ner.hyperopt import ray_tune
 
@@ -50,7 +50,7 @@ def register() -> None:
 
 def _task_config(config: DictConfig) -> DictConfig:
     """Return the part of a sweep's config that a run is made of; each trial sets its own output_dir."""
-    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     OmegaConf.set_struct(task, False)
     task.output_dir = config.hydra.sweep.dir
     return task

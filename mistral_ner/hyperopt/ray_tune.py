@@ -95,12 +95,12 @@ class StudySearcher(_DriverOnly, Searcher):
         self.study, self.watch = study, watch
         self.numbers: dict[str, int] = {}  # Ray's trial id to the study's number
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's config, or None while ``max_concurrent`` trials run."""
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial's config, None while ``max_concurrent`` trials run, FINISHED when time is up."""
         if len(self.numbers) >= self.study.plan.config.hyperopt.max_concurrent:
             return None
         if self.study.out_of_time:
-            return str(Searcher.FINISHED)
+            return Searcher.FINISHED
         asked = self.study.ask()
         self.numbers[trial_id] = asked.number
         self.watch.asked(asked)

