@@ -120,7 +120,7 @@ def evaluate(trainer: NerTrainer, evaluation: Evaluation) -> dict[str, float]:
     return {"loss": losses / max(1, tokens), **scores}
 
 
-class Reporter(TrainerCallback):  # type: ignore[misc]
+class Reporter(TrainerCallback):
     """Evaluates, saves and reports at the scheduled steps; asks the ``report`` callable whether to go on."""
 
     def __init__(self, schedule: Schedule, progress: Progress, report: Report | None) -> None:
