@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 STRATEGIES = ("none", "combined", "asha", "optuna", "random")
+PRUNERS = ("none", "median", "hyperband", "successive_halving", "percentile", "wilcoxon")
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,17 @@ class HyperoptConfig:
     timeout: float | None = _value(None, above=0)  # seconds
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))
+    max_reports: int | None = _value(None, low=1)  # over all trials
+    target: float | None = None  # the search ends as soon as the metric reaches it
+    enqueue_default: bool = True  # the config's own values are the first trial, where the space holds them
+    enqueue: list[dict[str, Any]] = field(default_factory=list)  # settings tried first, by parameter name
+    optuna_enabled: bool | None = None  # null: as the strategy says, with which it must agree
+    asha_enabled: bool | None = None
     optuna_sampler: str = _value("TPE", choices=("TPE", "CMA", "Random", "GPSampler", "QMC"))
+    optuna_pruner: str = _value("none", choices=PRUNERS)
     optuna_n_startup_trials: int = _value(10, low=0)
+    optuna_n_warmup_steps: int = _value(0, low=0)  # reports
+    asha_type: str = _value("stopping", choices=("stopping", "promotion"))
     asha_max_t: int = _value(9, low=1)  # reports
     asha_grace_period: int = _value(1, low=1)  # reports
     asha_reduction_factor: float = _value(3, above=1)
@@ -174,6 +184,7 @@ class HyperoptConfig:
     resources_per_trial: ResourcesConfig = field(default_factory=ResourcesConfig)
     log_to_file: bool = True
     dry_run: bool = False
+    trial: int | None = _value(None, low=0)  # set by an engine: the trial that this job runs
 
 
 @dataclass

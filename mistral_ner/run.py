@@ -17,6 +17,10 @@ def run(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
+    if cfg.get("hyperopt") and cfg.hyperopt.get("trial") is not None:
+        from mistral_ner.hyperopt.job import run_job
+
+        return run_job(check(cfg))  # its errors are the engine's to name
     with shown_to_the_user(debug=bool(hydra.verbose)):
         config = check(cfg)
         if config.hyperopt.strategy != "none":

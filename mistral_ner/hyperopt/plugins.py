@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -13,38 +15,73 @@ from omegaconf import DictConfig, OmegaConf
 from mistral_ner.errors import shown_to_the_user
 
 
-class RayTuneSweeper(Sweeper):
-    """The Ray Tune engine, as ``hydra/sweeper: ray_tune``."""
+class _Engine(Sweeper):
+    """Checks the whole search, then runs it or only says what it would do."""
+
+    strategies: tuple[str, ...] = ()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep the composed config; the engine itself starts in :meth:`sweep`."""
-        self.composed = config
+        """Keep what Hydra hands over; the engine itself starts in :meth:`sweep`."""
+        self.composed, self.hydra_context, self.task_function = config, hydra_context, task_function
 
-    def sweep(self, arguments: list[str]) -> None:
+    def sweep(self, arguments: list[str]) -> Any:
         """Check the search and run it; ``arguments`` are the command line's overrides, sweep syntax included."""
         with shown_to_the_user(debug=bool(self.composed.hydra.verbose)):
             from mistral_ner.hyperopt.plan import Plan
 
-            plan = Plan.of(_task_config(self.composed), arguments)
+            plan = Plan.of(_task_config(self.composed), arguments, self.strategies)
+            if plan.config.hyperopt.dry_run:
+                from mistral_ner.hyperopt.dry_run import describe
 
-            from mistral_ner.hyperopt import ray_tune
+                return describe(plan)
+            summary = self.search(plan)
+            OmegaConf.save(self.composed, Path(plan.folder) / "multirun.yaml")
+            return summary
 
-            ray_tune.search(plan)
+    def search(self, plan: Any) -> Any:
+        """Run the checked search."""
+        raise NotImplementedError
+
+
+class RayTuneSweeper(_Engine):
+    """The Ray Tune engine, as ``hydra/sweeper: ray_tune``."""
+
+    strategies = ("combined", "asha")
+
+    def search(self, plan: Any) -> Any:
+        """Run the trials in Ray Tune."""
+        from mistral_ner.hyperopt import ray_tune
+
+        return ray_tune.search(plan)
+
+
+class OptunaStudySweeper(_Engine):
+    """The Hydra Optuna sweeper engine, as ``hydra/sweeper: optuna_study``; works with any Hydra launcher."""
+
+    strategies = ("optuna", "random")
+
+    def search(self, plan: Any) -> Any:
+        """Run the trials as Hydra jobs."""
+        from mistral_ner.hyperopt.optuna_sweep import StudySweeper
+
+        sweeper = StudySweeper(plan)
+        sweeper.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.composed)
+        return sweeper.search()
 
 
 @dataclass
-class RayTuneSweeperConf:
-    """``hydra/sweeper=ray_tune``: everything it needs is in the composed config."""
+class _SweeperConf:
+    """An engine needs no settings of its own: everything is in the composed config."""
 
-    _target_: str = "mistral_ner.hyperopt.plugins.RayTuneSweeper"
+    _target_: str
 
 
 def register() -> None:
-    """Make the engine and the resolvers known to Hydra."""
-    Plugins.instance().register(RayTuneSweeper)
-    ConfigStore.instance().store(
-        group="hydra/sweeper", name="ray_tune", node=RayTuneSweeperConf, provider="mistral_ner"
-    )
+    """Make the engines and the resolver of trial folders known to Hydra."""
+    for name, engine in (("ray_tune", RayTuneSweeper), ("optuna_study", OptunaStudySweeper)):
+        Plugins.instance().register(engine)
+        node = _SweeperConf(f"{__name__}.{engine.__name__}")
+        ConfigStore.instance().store(group="hydra/sweeper", name=name, node=node, provider="mistral_ner")
     OmegaConf.register_resolver("pad", lambda number: f"{int(number):04d}", replace=True)
 
 

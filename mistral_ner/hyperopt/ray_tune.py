@@ -6,36 +6,22 @@ it ended. A worker process lives through many trials, so imports and the base mo
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import ray
+import numpy as np
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from mistral_ner.hyperopt.plan import Plan, cpus_per_trial, trial_name
+from mistral_ner.hyperopt.asha import DriverOnly, Promotion, StudyASHA, promotion
+from mistral_ner.hyperopt.cluster import cluster
+from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.results import Summary, finish
 from mistral_ner.hyperopt.study import Study
 from mistral_ner.hyperopt.watch import Watch
-from mistral_ner.hyperopt.worker import FAILURE, REPORT, run_trial
-
-log = logging.getLogger(__name__)
-
-_ENVIRONMENT = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in workers
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own result.json
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take the adapter off before its worker goes on
-    "RAY_AIR_NEW_OUTPUT": "0",  # the progress lines are ours
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a broken trial reports its reason instead of the metric
-}
+from mistral_ner.hyperopt.worker import FAILURE, run_trial
 
 
 def search(plan: Plan) -> Summary:
@@ -46,21 +32,22 @@ def search(plan: Plan) -> Summary:
         UserError: Ray cannot hold the trials, or no trial completed.
     """
     study = Study.create(plan)
-    with Watch(study) as watch, _cluster(plan) as cpus:
-        _tuner(plan, study, watch, cpus).fit()
+    np.random.seed(plan.config.seed)
+    with Watch(study) as watch, cluster(plan) as resources:
+        searcher = StudySearcher(study, watch, promotion(plan))
+        _tuner(plan, searcher, resources).fit()
+        searcher.end_paused()
     return finish(study)
 
 
-def _tuner(plan: Plan, study: Study, watch: Watch, cpus: float) -> tune.Tuner:
+def _tuner(plan: Plan, searcher: StudySearcher, resources: dict[str, float]) -> tune.Tuner:
     hyperopt = plan.config.hyperopt
-    gpus = hyperopt.resources_per_trial.gpu
-    resources = PlacementGroupFactory([{"CPU": cpus, "GPU": gpus or 0.0}])
     return tune.Tuner(
-        tune.with_resources(run_trial, resources),
+        tune.with_resources(run_trial, PlacementGroupFactory([{"CPU": resources["cpu"], "GPU": resources["gpu"]}])),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(study, watch),
-            scheduler=_StudyASHA(study, watch),
-            num_samples=hyperopt.num_trials,
+            search_alg=searcher,
+            scheduler=StudyASHA(searcher.study, searcher.watch, searcher.rule),
+            num_samples=-1,  # the searcher says when it has no more
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
             trial_name_creator=_folder_name,
@@ -68,7 +55,7 @@ def _tuner(plan: Plan, study: Study, watch: Watch, cpus: float) -> tune.Tuner:
         run_config=tune.RunConfig(
             name=hyperopt.study_name,
             storage_path=hyperopt.results_dir,
-            stop=_TimeIsUp(study),
+            stop=_BudgetIsSpent(searcher.study),
             verbose=0,
             log_to_file=False,
         ),
@@ -79,40 +66,46 @@ def _folder_name(trial: Trial) -> str:
     return trial_name(trial.config["number"])
 
 
-class _DriverOnly:
-    """Left out of Ray's own snapshots: the study on disk is what a search is continued from."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class StudySearcher(_DriverOnly, Searcher):
+class StudySearcher(DriverOnly, Searcher):
     """Asks the study for trials and tells it how they ended."""
 
-    def __init__(self, study: Study, watch: Watch) -> None:
+    def __init__(self, study: Study, watch: Watch, rule: Promotion | None) -> None:
         hyperopt = study.plan.config.hyperopt
         super().__init__(metric=hyperopt.metric, mode=hyperopt.mode)
-        self.study, self.watch = study, watch
-        self.numbers: dict[str, int] = {}  # Ray's trial id to the study's number
+        self.study, self.watch, self.rule = study, watch, rule
+        self.numbers: dict[str, int] = {}  # Ray's id of a running trial to the study's number
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial's config, None while ``max_concurrent`` trials run, FINISHED when time is up."""
+        """Return the next trial's config, None while there is nothing to start, FINISHED when all is done."""
         if len(self.numbers) >= self.study.plan.config.hyperopt.max_concurrent:
             return None
-        if self.study.out_of_time:
+        if self.study.spent:
             return Searcher.FINISHED
-        asked = self.study.ask()
-        self.numbers[trial_id] = asked.number
-        self.watch.asked(asked)
-        return {"number": asked.number, "folder": str(self.study.plan.folder / trial_name(asked.number))}
+        number = self.rule.next() if self.rule is not None else None
+        if number is None:
+            if self.study.complete:
+                # a running trial may yet make a paused one worth going on with
+                return None if self.rule is not None and self.numbers else Searcher.FINISHED
+            asked = self.study.ask()
+            number = asked.number
+            self.watch.asked(asked)
+        self.numbers[trial_id] = number
+        return {"number": number, "folder": str(self.study.plan.folder / trial_name(number))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study that a trial is over."""
+        """Tell the study that a trial is over, unless it only pauses."""
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
         failure = "the worker process died (killed, or out of memory)" if error else (result or {}).get(FAILURE)
-        self.watch.ended(number, self.study.end(number, failure))
+        if failure is None and self.rule is not None and number in self.rule.paused:
+            return
+        self.watch.ended(self.study.end(number, failure))
+
+    def end_paused(self) -> None:
+        """End the trials that were never gone on with."""
+        for number in self.study.running:
+            self.watch.ended(self.study.end(number))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is on disk."""
@@ -121,37 +114,8 @@ class StudySearcher(_DriverOnly, Searcher):
         """Nothing to restore: the study is on disk."""
 
 
-class _StudyASHA(_DriverOnly, ASHAScheduler):
-    """ASHA over reports; every report is recorded in the study before it is judged."""
-
-    def __init__(self, study: Study, watch: Watch) -> None:
-        hyperopt = study.plan.config.hyperopt
-        super().__init__(
-            time_attr=REPORT,
-            metric=hyperopt.metric,
-            mode=hyperopt.mode,
-            max_t=hyperopt.asha_max_t,
-            grace_period=hyperopt.asha_grace_period,
-            reduction_factor=hyperopt.asha_reduction_factor,
-            brackets=hyperopt.asha_brackets,
-        )
-        self.study, self.watch = study, watch
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Record the report and decide whether the trial goes on."""
-        metric = self.study.plan.config.hyperopt.metric
-        if REPORT not in result or FAILURE in result:
-            return str(self.CONTINUE)
-        number = trial.config["number"]
-        value = self.study.report(number, result[REPORT], result)
-        self.watch.reported(number, result[REPORT], value)
-        if not math.isfinite(value):
-            return str(self.STOP)
-        return str(super().on_trial_result(tune_controller, trial, {REPORT: result[REPORT], metric: value}))
-
-
-class _TimeIsUp(_DriverOnly, Stopper):
-    """Ends the search once its time is spent; what the running trials have reported is on disk."""
+class _BudgetIsSpent(DriverOnly, Stopper):
+    """Ends the search once a budget is spent; what the running trials have reported is on disk."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -160,32 +124,5 @@ class _TimeIsUp(_DriverOnly, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the study's time is spent."""
-        return self.study.out_of_time
-
-
-@contextmanager
-def _cluster(plan: Plan) -> Iterator[float]:
-    """Start a private local Ray, or join the one at ``ray_address``; yields the CPUs of one trial."""
-    hyperopt = plan.config.hyperopt
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
-    cpus = cpus_per_trial(plan.config)
-    joined = hyperopt.ray_address is not None or ray.is_initialized()
-    # Ray says at every start that its token authentication is on; it stays on
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        where: dict[str, Any] = (
-            {"address": hyperopt.ray_address}
-            if joined
-            else {
-                "address": "local",
-                "num_cpus": max(os.cpu_count() or 1, math.ceil(cpus * hyperopt.max_concurrent)),
-                "include_dashboard": False,
-            }
-        )
-        ray.init(**where, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": _ENVIRONMENT})
-    try:
-        yield cpus
-    finally:
-        if not joined:
-            ray.shutdown()
+        """Whether some budget is spent."""
+        return self.study.spent is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class Summary:
     reports_run: int
     reports_full: int  # what running every trial to its end would have cost
     wall_s: float
-    out_of_time: bool
+    budget_spent: str | None  # which budget ended the search before its last trial
     failures: dict[str, int]  # reasons and how often
 
 
@@ -62,7 +63,10 @@ def finish(study: Study) -> Summary:
     _print(summary, study.plan)
     if summary.best_trial is None:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in summary.failures.items())
-        raise UserError(f"no trial of {summary.study_name} completed ({reasons or 'time ran out'}); see {folder}")
+        raise UserError(
+            f"no trial of {summary.study_name} completed "
+            f"({reasons or summary.budget_spent or 'all were stopped early'}); see {folder}"
+        )
     return summary
 
 
@@ -92,7 +96,7 @@ def summarise(study: Study) -> Summary:
         reports_run=sum(len(t.intermediate_values) for t in trials),
         reports_full=len(trials) * study.plan.reports_per_trial,
         wall_s=round(study.seconds, 3),
-        out_of_time=study.out_of_time,
+        budget_spent=None if study.complete and not study.running else study.spent,
         failures=failures,
     )
 
@@ -101,6 +105,7 @@ def _write_best_config(plan: Plan, number: int, summary: Summary) -> None:
     """Write the winner's resolved config as a primary config of its own: training it repeats the trial."""
     config = yaml.safe_load((plan.folder / trial_name(number) / "config.yaml").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if key not in _NOT_THE_TRAINING}
+    config["tracking"] = asdict(plan.config.tracking)  # off for trials only
     # Only the folder is left to Hydra: each run gets its own. Everything else is data, `$` included.
     config = _escaped(config)
     config["output_dir"] = "${hydra:runtime.output_dir}"
@@ -142,20 +147,27 @@ def _seconds(trial: FrozenTrial) -> float | str:
 
 
 def _print(summary: Summary, plan: Plan) -> None:
+    folder = os.path.relpath(plan.folder)
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row(
         "trials", f"{summary.n_complete} completed, {summary.n_pruned} stopped early, {summary.n_failed} failed"
     )
     saved = 1 - summary.reports_run / max(1, summary.reports_full)
     table.add_row("reports", f"{summary.reports_run} of {summary.reports_full} ({saved:.0%} saved)")
-    table.add_row("time", f"{summary.wall_s:.0f} s" + (" (time ran out)" if summary.out_of_time else ""))
+    table.add_row("time", f"{summary.wall_s:.0f} s")
+    if summary.budget_spent:
+        table.add_row("ended early", summary.budget_spent)
     for reason, count in summary.failures.items():
         table.add_row("failed", f"{count} x {reason}")
     if summary.best_trial is not None:
         table.add_row(f"best {summary.metric}", f"[bold]{summary.best_value:.4f}[/bold] (trial {summary.best_trial})")
         for name, value in summary.best_params.items():
             table.add_row(f"  {name}", shown(value))
-        table.add_row("train it", f"python launch.py --config-dir {plan.folder} --config-name best_config")
-    table.add_row("results", str(plan.folder))
+        table.add_row("train it", f"python launch.py --config-dir {folder} --config-name best_config")
+    table.add_row("results", folder)
     title = f"{summary.strategy} search {'completed' if summary.best_trial is not None else 'found nothing'}"
-    Console(file=sys.stdout, soft_wrap=True).print(Panel.fit(table, title=title))
+    # folded lines can be copied, cut ones cannot; into a file or pipe nothing needs to be folded
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(Panel.fit(table, title=title))

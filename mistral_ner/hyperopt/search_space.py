@@ -51,6 +51,16 @@ class Parameter:
             return value
         return next(choice for choice in self.choices if _same(_as_scalar(choice), value))
 
+    def holds(self, value: Any) -> bool:
+        """Whether ``value`` is one that a search could propose."""
+        if self.kind == "choice":
+            return any(type(choice) is type(value) and choice == value for choice in self.choices)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        if self.kind in ("int", "logint") and not float(value).is_integer():
+            return False
+        return self.step is None or math.isclose(round((value - self.low) / self.step) * self.step, value - self.low)
+
     def extremes(self) -> list[Any]:
         """Return the values at which a range of the config can be broken: both ends, or every choice."""
         if self.kind == "choice":
@@ -94,6 +104,11 @@ class SearchSpace:
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return config values by parameter name for the parameters that Optuna stored."""
         return {p.name: p.decode(params[p.name]) for p in self.parameters if p.name in params}
+
+    def encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what Optuna stores for config values by parameter name."""
+        kinds = {p.name: p.kind for p in self.parameters}
+        return {name: _as_scalar(value) if kinds[name] == "choice" else value for name, value in values.items()}
 
     def by_path(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return config values by config path for values by parameter name."""

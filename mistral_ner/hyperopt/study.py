@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,10 +20,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mistral_ner import files
-from mistral_ner.config import HyperoptConfig, UserError, to_container
+from mistral_ner.config import UserError, to_container
 from mistral_ner.hyperopt.plan import Plan, trial_name
+from mistral_ner.hyperopt.samplers import pruner, quiet, sampler
 
-REASON = "reason"  # user attribute: why a trial failed
+REASON = "reason"  # user attribute of a trial: why it failed
+DEADLINE = "deadline"  # user attribute of a study: seconds since the epoch
 
 
 class StudyExistsError(UserError):
@@ -45,31 +48,42 @@ class Study:
     optuna: optuna.Study
     started: float = field(default_factory=time.monotonic)
     _running: dict[int, Trial] = field(default_factory=dict)
-    _reports: dict[int, dict[int, float]] = field(default_factory=dict)
+    _reports: int = 0
+    _asked: int = 0
+    _reached: bool = False
 
     @classmethod
     def create(cls, plan: Plan) -> Study:
-        """Make the study's folder and storage.
+        """Make the study's folder and storage, and enqueue the settings to be tried first.
 
         Raises:
             StudyExistsError: there is one of this name.
         """
         hyperopt = plan.config.hyperopt
-        if (plan.folder / "config.yaml").exists():
-            raise StudyExistsError(
-                f"the study {hyperopt.study_name!r} exists already in {plan.folder}; "
-                f"fix: another name, hyperopt.study_name={hyperopt.study_name}_2"
-            )
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        files.write_yaml(plan.folder / "config.yaml", to_container(plan.config))
-        _quiet_optuna()
-        study = optuna.create_study(
-            study_name=hyperopt.study_name,
-            storage=_storage(plan),
-            sampler=sampler(hyperopt, plan.config.seed, plan.space.conditional),
-            direction="maximize" if hyperopt.mode == "max" else "minimize",
+        exists = StudyExistsError(
+            f"the study {hyperopt.study_name!r} exists already in {hyperopt.storage_url or plan.folder}; "
+            f"fix: another name, hyperopt.study_name={hyperopt.study_name}_2"
         )
+        if (plan.folder / "config.yaml").exists():
+            raise exists
+        quiet()
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            study = optuna.create_study(
+                study_name=hyperopt.study_name,
+                storage=storage(plan.folder, hyperopt.storage_url),
+                sampler=sampler(plan),
+                pruner=pruner(plan),
+                direction="maximize" if hyperopt.mode == "max" else "minimize",
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            raise exists from None
+        files.write_yaml(plan.folder / "config.yaml", to_container(plan.config))
         study.set_user_attr("search_space", plan.space.describe())
+        if hyperopt.timeout is not None:
+            study.set_user_attr(DEADLINE, time.time() + hyperopt.timeout)
+        for values in plan.enqueued:
+            study.enqueue_trial(plan.space.encode(values))
         return cls(plan, study)
 
     def ask(self) -> Asked:
@@ -78,32 +92,58 @@ class Study:
         values = self.plan.space.suggest(trial)
         config = self.plan.trial_config(trial.number, values)
         files.write_yaml(self.plan.folder / trial_name(trial.number) / "config.yaml", to_container(config))
-        self._running[trial.number], self._reports[trial.number] = trial, {}
+        self._running[trial.number] = trial
+        self._asked += 1
         return Asked(trial.number, values)
 
     def report(self, number: int, report: int, metrics: Mapping[str, Any]) -> float:
-        """Record a report of a running trial once; returns the metric. ``report`` counts from 1."""
+        """Record a report of a running trial; returns the metric. ``report`` counts from 1."""
         value = float(metrics[self.plan.config.hyperopt.metric])
-        if report not in self._reports[number]:
-            self._reports[number][report] = value
-            self._running[number].report(value, report)
+        self._running[number].report(value, report)
+        self.count(value)
         return value
 
-    def end(self, number: int, failure: str | None = None) -> TrialState:
-        """Decide and record how a trial ended; ``failure`` says what broke it. Returns the state."""
-        trial, reports = self._running.pop(number), self._reports.pop(number)
-        values = [value for _, value in sorted(reports.items())]
-        if failure is None and not values:
-            failure = f"ended without a report of {self.plan.config.hyperopt.metric}"
-        if failure is None and not all(math.isfinite(value) for value in values):
-            failure = f"{self.plan.config.hyperopt.metric} is not finite"
+    def count(self, value: float) -> None:
+        """Count a report towards ``max_reports`` and ``target``."""
+        self._reports += 1
+        target, sign = self.plan.config.hyperopt.target, self.plan.sign
+        self._reached = self._reached or (target is not None and sign * value >= sign * target)
+
+    def reports_of(self, number: int) -> dict[int, float]:
+        """Return the metric at each report that a running trial has made, in any process."""
+        return self.optuna._storage.get_trial(self._running[number]._trial_id).intermediate_values
+
+    def end(self, number: int, failure: str | None = None) -> FrozenTrial:
+        """Decide and record how a trial ended; ``failure`` says what broke it."""
+        reports = self.reports_of(number)
+        trial = self._running.pop(number)
+        metric = self.plan.config.hyperopt.metric
+        if failure is None and not reports:
+            failure = f"ended without a report of {metric}"
+        if failure is None and not all(math.isfinite(value) for value in reports.values()):
+            failure = f"{metric} is not finite"
         if failure is not None:
             trial.set_user_attr(REASON, failure)
-            return self.optuna.tell(trial, state=TrialState.FAIL).state
-        if len(values) < self.plan.reports_per_trial:
-            return self.optuna.tell(trial, state=TrialState.PRUNED).state
-        best = max(values) if self.plan.config.hyperopt.mode == "max" else min(values)
-        return self.optuna.tell(trial, best, state=TrialState.COMPLETE).state
+            return self.optuna.tell(trial, state=TrialState.FAIL)
+        if len(reports) < self.plan.reports_per_trial:
+            return self.optuna.tell(trial, state=TrialState.PRUNED)
+        best = max(reports.values(), key=lambda value: self.plan.sign * value)
+        return self.optuna.tell(trial, best, state=TrialState.COMPLETE)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial of the budget was asked for."""
+        return self._asked >= self.plan.config.hyperopt.num_trials
+
+    @property
+    def spent(self) -> str | None:
+        """Which budget ended the search before its last trial, or None."""
+        hyperopt = self.plan.config.hyperopt
+        if hyperopt.timeout is not None and self.seconds >= hyperopt.timeout:
+            return f"time ran out (timeout={hyperopt.timeout:g} s)"
+        if hyperopt.max_reports is not None and self._reports >= hyperopt.max_reports:
+            return f"the reports are spent (max_reports={hyperopt.max_reports})"
+        return f"the target is reached ({hyperopt.metric} {hyperopt.target:g})" if self._reached else None
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -112,14 +152,8 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Every trial so far, by number."""
-        return self.optuna.get_trials(deepcopy=False)
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether ``timeout`` seconds have passed."""
-        timeout = self.plan.config.hyperopt.timeout
-        return timeout is not None and self.seconds >= timeout
+        """Every trial that this study ran or runs, by number."""
+        return [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
     @property
     def seconds(self) -> float:
@@ -127,30 +161,6 @@ class Study:
         return time.monotonic() - self.started
 
 
-def sampler(hyperopt: HyperoptConfig, seed: int, conditional: bool) -> optuna.samplers.BaseSampler:
-    """Return the Optuna sampler of that name, seeded."""
-    startup = hyperopt.optuna_n_startup_trials
-    if hyperopt.optuna_sampler == "TPE":
-        # constant liar: a worker's running trials count as poor, so that no two get the same point
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=startup, multivariate=True, group=conditional, constant_liar=True
-        )
-    if hyperopt.optuna_sampler == "CMA":
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=max(1, startup))
-    if hyperopt.optuna_sampler == "GPSampler":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
-    if hyperopt.optuna_sampler == "QMC":
-        return optuna.samplers.QMCSampler(seed=seed, scramble=True)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _storage(plan: Plan) -> BaseStorage | str:
-    url = plan.config.hyperopt.storage_url
-    return url if url else JournalStorage(JournalFileBackend(str(plan.folder / "study.journal")))
-
-
-def _quiet_optuna() -> None:
-    import warnings
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+def storage(folder: Path, url: str | None) -> BaseStorage | str:
+    """Return the Optuna storage of a study: a journal file in its folder, or what the URL says."""
+    return url if url else JournalStorage(JournalFileBackend(str(folder / "study.journal")))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from types import TracebackType
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from mistral_ner.hyperopt.study import Asked, Study
+from mistral_ner.hyperopt.study import REASON, Asked, Study
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +71,12 @@ class Watch:
             self.reports,
         )
 
-    def ended(self, number: int, state: TrialState, reason: str = "") -> None:
+    def ended(self, trial: FrozenTrial) -> None:
         """A trial is over."""
         self.ended_trials += 1
-        level = logging.WARNING if state == TrialState.FAIL else logging.INFO
-        log.log(level, "trial %-3d %s%s", number, _ENDS[state], f": {reason}" if reason else "")
+        level = logging.WARNING if trial.state == TrialState.FAIL else logging.INFO
+        reason = trial.user_attrs.get(REASON)
+        log.log(level, "trial %-3d %s%s", trial.number, _ENDS[trial.state], f": {reason}" if reason else "")
 
 
 def shown(value: object) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+
+from mistral_ner.hyperopt.logs import trial_logs
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
 FAILURE = "failure"  # the key in a Ray result that says what broke the trial
@@ -22,7 +22,7 @@ def run_trial(trial: dict[str, Any]) -> None:
     What breaks a trial is reported, not raised, so that the worker lives on for the next one.
     """
     folder = Path(trial["folder"])
-    with _logs(folder):
+    with trial_logs(folder):
         try:
             from mistral_ner.hyperopt.plan import compose
             from mistral_ner.train import fit
@@ -49,19 +49,3 @@ class _Reporter:
         except SystemExit as stop:  # this is how Ray Tune ends a trial's thread
             self.stop = stop
         return self.stop is not None
-
-
-@contextmanager
-def _logs(folder: Path) -> Iterator[None]:
-    handler = logging.FileHandler(folder / "logs.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()

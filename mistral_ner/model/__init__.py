@@ -14,11 +14,7 @@ LoRA changes. The names below are imported when they are first used, so that imp
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
-
-# peft imports bitsandbytes wherever it is installed, which then warns of a speed-up that nobody asked for
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from mistral_ner.model.adapter import adapted as adapted

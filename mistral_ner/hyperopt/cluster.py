@@ -1,0 +1,79 @@
+"""Ray for the length of a search: a private one on this machine, or one that runs already."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from mistral_ner.config import UserError
+from mistral_ner.hyperopt.plan import Plan, cpus_per_trial
+
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in workers
+    "RAY_AIR_NEW_OUTPUT": "0",  # the progress lines are ours
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own result.json
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a broken trial reports its reason instead of the metric
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take the adapter off before its worker goes on
+}
+
+
+@contextmanager
+def cluster(plan: Plan) -> Iterator[dict[str, float]]:
+    """Start or join Ray; yields the CPUs and GPUs of one trial. Only what was started here is ended here.
+
+    Raises:
+        UserError: there is no Ray at ``ray_address``, or it cannot hold one trial.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    # Ray says at every start that its token authentication is on; it stays on
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    started = not ray.is_initialized()
+    if started:
+        _connect(plan)
+    try:
+        yield _resources(plan)
+    finally:
+        if started:
+            ray.shutdown()  # leaves a cluster that was joined
+
+
+def _connect(plan: Plan) -> None:
+    hyperopt = plan.config.hyperopt
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": _ENVIRONMENT},
+    }
+    if hyperopt.ray_address is None:
+        cpus = max(os.cpu_count() or 1, math.ceil(cpus_per_trial(plan.config) * hyperopt.max_concurrent))
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
+        return
+    try:
+        ray.init(hyperopt.ray_address, **common)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster at hyperopt.ray_address={hyperopt.ray_address} ({str(error).splitlines()[0]}); "
+            f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"
+        ) from None
+
+
+def _resources(plan: Plan) -> dict[str, float]:
+    hyperopt, held = plan.config.hyperopt, ray.cluster_resources()
+    gpu = hyperopt.resources_per_trial.gpu
+    one = {
+        "cpu": cpus_per_trial(plan.config),
+        "gpu": float(held.get("GPU", 0) > 0) if gpu is None else gpu,  # null: a whole one, where there are any
+    }
+    for kind, key in (("CPU", "cpu"), ("GPU", "gpu")):
+        if one[key] > held.get(kind, 0):
+            raise UserError(
+                f"hyperopt.resources_per_trial.{key}={one[key]:g}, but Ray has {held.get(kind, 0):g} {kind}s; "
+                f"fix: hyperopt.resources_per_trial.{key}={held.get(kind, 0):g}"
+            )
+    return one
