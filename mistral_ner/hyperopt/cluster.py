@@ -64,7 +64,8 @@ def _connect(plan: Plan) -> None:
 
 
 def _resources(plan: Plan) -> dict[str, float]:
-    hyperopt, held = plan.config.hyperopt, ray.cluster_resources()
+    hyperopt = plan.config.hyperopt
+    held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpu = hyperopt.resources_per_trial.gpu
     one = {
         "cpu": cpus_per_trial(plan.config),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import optuna
 from optuna.pruners import (
@@ -50,8 +51,8 @@ def pruner(plan: Plan) -> BasePruner:
     hyperopt, reports = plan.config.hyperopt, plan.reports_per_trial
     startup, warmup = hyperopt.optuna_n_startup_trials, hyperopt.optuna_n_warmup_steps
     factor = max(2, round(hyperopt.asha_reduction_factor))
-    return {
-        "none": NopPruner,
+    made: dict[str, Callable[[], BasePruner]] = {
+        "none": lambda: NopPruner(),
         "median": lambda: MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup),
         "percentile": lambda: PercentilePruner(25.0, n_startup_trials=startup, n_warmup_steps=warmup),
         "hyperband": lambda: HyperbandPruner(
@@ -59,7 +60,8 @@ def pruner(plan: Plan) -> BasePruner:
         ),
         "successive_halving": lambda: SuccessiveHalvingPruner(min_resource=max(1, warmup), reduction_factor=factor),
         "wilcoxon": lambda: WilcoxonPruner(n_startup_steps=max(2, warmup)),
-    }[hyperopt.optuna_pruner]()
+    }
+    return made[hyperopt.optuna_pruner]()
 
 
 def quiet() -> None:
