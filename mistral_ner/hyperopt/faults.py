@@ -100,9 +100,9 @@ def _budget_faults(config: Config) -> list[Fault]:
 
 def _name_faults(config: Config) -> list[Fault]:
     name = config.hyperopt.study_name
-    if re.fullmatch(r"[\w.+-]+", name) and not set(name) <= {"."}:
+    if re.fullmatch(r"[\w.-]+", name) and not set(name) <= {"."}:
         return []
-    rule = f"is a folder's name: letters, digits, dots, +, - and _ only, found {name!r}"
+    rule = f"is a folder's name: letters, digits, dots, - and _ only, found {name!r}"
     return [Fault("hyperopt.study_name", rule, "hyperopt.study_name=my_study")]
 
 

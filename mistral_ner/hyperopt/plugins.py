@@ -34,6 +34,9 @@ class _Engine(Sweeper):
                 from mistral_ner.hyperopt.dry_run import describe
 
                 return describe(plan)
+            from mistral_ner.train import prepare
+
+            prepare(plan.config)  # data or a model that cannot be read is found before a study exists
             summary = self.search(plan)
             OmegaConf.save(self.composed, Path(plan.folder) / "multirun.yaml")
             return summary
