@@ -203,6 +203,14 @@ def test_a_search(search: tuple[Path, list[str], Done]) -> None:
     assert not (folder / "outputs").exists()
 
 
+def test_every_complete_trial_keeps_the_adapter_of_its_best_report(search: tuple[Path, list[str], Done]) -> None:
+    study = search[0] / "multirun/s"
+    rows = [line.split(",")[:2] for line in (study / "trials.csv").read_text().splitlines()[1:]]
+    complete = [f"trial_{int(number):04d}" for number, state in rows if state == "COMPLETE"]
+    assert complete
+    assert [name for name in complete if not (study / name / "adapter/adapter_model.safetensors").exists()] == []
+
+
 @pytest.mark.timeout(180)
 def test_the_best_config_repeats_its_metric(search: tuple[Path, list[str], Done]) -> None:
     folder, _, _ = search
