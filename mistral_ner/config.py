@@ -137,7 +137,7 @@ class TrainingConfig:
 
 @dataclass
 class ResourcesConfig:
-    """What one trial occupies. null: the machine's share for one of ``max_concurrent`` trials."""
+    """What one trial occupies. null: CPUs over ``max_concurrent``, a whole GPU where there is any."""
 
     cpu: float | None = _value(None, above=0)
     gpu: float | None = _value(None, low=0)

@@ -12,7 +12,10 @@ from mistral_ner.hyperopt.plan import Plan
 
 def describe(plan: Plan) -> None:
     """Print strategy, sampler, stopping rule, search space, budgets, and the reports to expect."""
-    hyperopt, console = plan.config.hyperopt, Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    hyperopt, console = (
+        plan.config.hyperopt,
+        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False),
+    )
     facts = Table.grid(padding=(0, 2))
     facts.add_row("study", f"{hyperopt.study_name} in {plan.folder}")
     facts.add_row("strategy", hyperopt.strategy)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KINDS = ("uniform", "loguniform", "choice", "int", "logint")
 _SEARCHABLE = ("model.", "data.", "training.", "seed")  # the rest says how to search, not what to train
+# trials that differ in these could not be compared
+_COMPARED_BY = {"training.metric", "training.mode", "training.reports", "training.threads"}
 _FIELDS = {"type", "low", "high", "step", "choices", "path", "when"}
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -121,7 +123,7 @@ class SearchSpace:
 
 def searchable_keys() -> list[str]:
     """Return every config path that a search may change."""
-    return [key for key in known_keys() if key.startswith(_SEARCHABLE)]
+    return [key for key in known_keys() if key.startswith(_SEARCHABLE) and key not in _COMPARED_BY]
 
 
 def parse(block: Mapping[str, Any], arguments: Iterable[str] = ()) -> tuple[SearchSpace, list[Fault]]:
