@@ -130,6 +130,7 @@ class TrainingConfig:
     max_grad_norm: float = _value(1.0, above=0)
     precision: str = _value("auto", choices=("auto", "fp32", "bf16", "fp16"))
     reports: int = _value(9, low=1)  # evaluations a training, evenly over its steps
+    stop_after: int | None = _value(None, low=1)  # reports; null: all of them. The schedule spans all either way
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))
     threads: int | None = _value(None, low=1)  # null: what the process has
@@ -367,6 +368,10 @@ def _across(config: Config) -> list[Fault]:
                 "data.dev_fraction", "dev_fraction and test_fraction leave nothing to train on", "data.dev_fraction=0.1"
             )
         )
+    training = config.training
+    if training.stop_after is not None and training.stop_after > training.reports:
+        rule = f"must be at most training.reports={training.reports}, found {training.stop_after}"
+        faults.append(Fault("training.stop_after", rule, "training.stop_after=null"))
     targets = model.lora_target_modules
     if not (
         (isinstance(targets, str) and targets in ("auto", "all-linear"))

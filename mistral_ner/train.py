@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -77,12 +78,22 @@ _PREPARED: dict[str, tuple[PreTrainedTokenizerFast, Encoded]] = {}
 
 def _train(config: Config, progress: Progress, report: Report | None) -> None:
     tokenizer, data = prepare(config)
+    last = config.training.stop_after or config.training.reports
     schedule = Schedule.of(config.training, len(data.train))
+    if len(progress.reports) < last:
+        _train_on(config, progress, Reporter(schedule, progress, report, last))
+    if len(progress.reports) == last:
+        _keep_best_adapter(progress, tokenizer)
+        progress.finish()
+
+
+def _train_on(config: Config, progress: Progress, reporter: Reporter) -> None:
+    """Train from the last report to the end, or to where ``report`` stops it."""
+    tokenizer, data = prepare(config)
     with _quiet_libraries(), adapted(config.model, data.labels, config.seed, len(tokenizer)) as model:
-        reporter = Reporter(schedule, progress, report)
         trainer = NerTrainer(
             model=model,
-            args=_arguments(config, schedule),
+            args=_arguments(config, reporter.schedule),
             train_dataset=data.train,
             evaluation=_evaluation(data, "dev"),
             pad_id=int(tokenizer.pad_token_id or 0),
@@ -94,9 +105,6 @@ def _train(config: Config, progress: Progress, report: Report | None) -> None:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         del trainer, reporter.trainer
     _free_memory()
-    if len(progress.reports) == config.training.reports:
-        _keep_best_adapter(progress, tokenizer)
-        progress.finish()
 
 
 def _evaluation(data: Encoded, split: str) -> Evaluation:
@@ -106,6 +114,7 @@ def _evaluation(data: Encoded, split: str) -> Evaluation:
 
 
 def _arguments(config: Config, schedule: Schedule) -> TrainingArguments:
+    _name_trackers(config)
     training = config.training
     precision = _precision(training.precision)
     return TrainingArguments(
@@ -132,6 +141,12 @@ def _arguments(config: Config, schedule: Schedule) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def _name_trackers(config: Config) -> None:
+    """Tell the trackers, which read it from the environment, where a run belongs."""
+    os.environ["WANDB_PROJECT"] = os.environ["MLFLOW_EXPERIMENT_NAME"] = config.tracking.project
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(config.output_dir) / "runs")
 
 
 def _precision(wanted: str) -> str:

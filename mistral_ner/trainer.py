@@ -123,8 +123,9 @@ def evaluate(trainer: NerTrainer, evaluation: Evaluation) -> dict[str, float]:
 class Reporter(TrainerCallback):
     """Evaluates, saves and reports at the scheduled steps; asks the ``report`` callable whether to go on."""
 
-    def __init__(self, schedule: Schedule, progress: Progress, report: Report | None) -> None:
+    def __init__(self, schedule: Schedule, progress: Progress, report: Report | None, last: int) -> None:
         self.schedule, self.progress, self.report = schedule, progress, report
+        self.last = last  # the number of the report that ends the training
         self.trainer: NerTrainer | None = None  # set once it exists; Trainer makes its callbacks' list first
         self.metrics: dict[str, float] = {}
         self.train_loss = math.nan
@@ -164,5 +165,6 @@ class Reporter(TrainerCallback):
         }
         self.progress.add(row, f"checkpoint-{state.global_step}")
         self.started = time.monotonic()
-        if self.report is not None and self.report(number, dict(self.metrics)):
+        stop = self.report is not None and self.report(number, dict(self.metrics))
+        if stop or number >= self.last:
             control.should_training_stop = True

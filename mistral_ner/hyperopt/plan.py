@@ -86,7 +86,7 @@ class Plan:
     @property
     def reports_per_trial(self) -> int:
         """Reports of a trial that uses its whole budget."""
-        reports = self.config.training.reports
+        reports = self.config.training.stop_after or self.config.training.reports
         return min(reports, self.config.hyperopt.asha_max_t) if self.asha else reports
 
     @property
@@ -104,6 +104,8 @@ class Plan:
         config = with_values(self.config, self.space.by_path(values))
         config.output_dir = str(self.folder / trial_name(number))
         config.search_space = {}
+        if self.reports_per_trial < config.training.reports:
+            config.training.stop_after = self.reports_per_trial
         if not config.tracking.trials:
             config.tracking.report_to = "none"
         return config

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KINDS = ("uniform", "loguniform", "choice", "int", "logint")
 _SEARCHABLE = ("model.", "data.", "training.", "seed")  # the rest says how to search, not what to train
 # trials that differ in these could not be compared
-_COMPARED_BY = {"training.metric", "training.mode", "training.reports", "training.threads"}
+_COMPARED_BY = {"training.metric", "training.mode", "training.reports", "training.stop_after", "training.threads"}
 _FIELDS = {"type", "low", "high", "step", "choices", "path", "when"}
 _SCALARS = (str, int, float, bool, type(None))
 

@@ -247,3 +247,17 @@ def as_dict(made: Plan) -> dict[str, Any]:
     from mistral_ner.config import to_container
 
     return to_container(made.config)
+
+
+def test_max_t_under_the_reports_is_a_whole_trial_that_repeats(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["training"]["reports"] = 6
+    made = plan(tiny, tmp_path, num_trials=4, asha_max_t=3)
+    summary = search(made)
+    complete = [trial for trial in stored_trials(made) if trial.state == TrialState.COMPLETE]
+    assert complete
+    for trial in complete:
+        assert list(trial.intermediate_values) == [1, 2, 3]
+        assert (made.folder / f"trial_{trial.number:04d}" / "adapter" / "adapter_model.safetensors").exists()
+    assert summary.reports_full == 4 * 3
+    config = yaml.safe_load((made.folder / "best_config.yaml").read_text())
+    assert fit({**config, "output_dir": str(tmp_path / "again")}) == summary.best_value
