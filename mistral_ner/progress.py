@@ -7,7 +7,6 @@ decides where a continued run starts: a report without it counts as not made.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -37,6 +36,7 @@ class Progress:
     checkpoint: str | None = None  # folder name under checkpoint/, of the last report
     best: str | None = None  # folder name under checkpoint/, of the best report
     finished: bool = False
+    sums: dict[str, dict[str, str]] = field(default_factory=dict)  # of the files of both folders, taken once
 
     @classmethod
     def open(cls, config: Config) -> Progress:
@@ -73,18 +73,19 @@ class Progress:
         if self.best_report is report:
             self.best = checkpoint
         self.checkpoint = checkpoint
+        self.sums[checkpoint] = self._checksums(checkpoint)
+        self.sums = {name: sums for name, sums in self.sums.items() if name in (self.checkpoint, self.best)}
         self._write()
         self._remove_unneeded()
 
     def finish(self) -> None:
         """Mark the run as ended with its whole budget used; its state to go on from is no longer needed."""
-        self.finished, self.checkpoint = True, None
+        self.finished, self.checkpoint, self.sums = True, None, {}
         self._write()
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write(self) -> None:
         files.write_json_lines(self.folder / "result.json", self.reports)
-        named = {} if self.finished else {name: self._checksums(name) for name in {self.checkpoint, self.best} if name}
         state = {
             "reports": len(self.reports),
             "finished": self.finished,
@@ -93,7 +94,7 @@ class Progress:
             "best_report": self.best_report["report"],
             "metric": self.metric,
             "best_value": self.best_value,
-            "files": named,
+            "files": self.sums,
         }
         files.write_json(self.folder / "checkpoint.json", state)
 
@@ -126,7 +127,7 @@ class Progress:
             )
             return
         self.reports, self.finished = reports, state["finished"]
-        self.checkpoint, self.best = state["checkpoint"], state["best"]
+        self.checkpoint, self.best, self.sums = state["checkpoint"], state["best"], state["files"]
 
     def _intact(self, name: str, sums: dict[str, str]) -> bool:
         folder = self.checkpoints / name
@@ -151,7 +152,7 @@ def _claim(folder: Path, config: Config) -> None:
                 f"to train this one: output_dir=ANOTHER_FOLDER"
             )
     else:
-        files.write_yaml(path, to_container(dataclasses.replace(config)))
+        files.write_yaml(path, to_container(config))
 
 
 def _the_run(container: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +31,41 @@ def compose() -> Any:
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny_model() -> dict[str, Any]:
+    """The smallest network that learns: two layers of Mistral with random weights."""
+    return {
+        "model_name": "tiny",
+        "random_init": {
+            "model_type": "mistral",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+    }
+
+
 @pytest.fixture
-def tiny(tmp_path: Path, toy_files: dict[str, str]) -> dict[str, Any]:
+def cold() -> Iterator[None]:
+    """No base model kept from another test, none left for the next; one thread."""
+    import torch
+
+    from mistral_ner.model import forget_base
+
+    torch.set_num_threads(1)
+    forget_base()
+    yield
+    forget_base()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]) -> dict[str, Any]:
     """The smallest real training that learns: two-layer Mistral, 64 short sentences, three reports; about a second."""
     return {
         "output_dir": str(tmp_path / "run"),
-        "model": {
-            "model_name": "tiny",
-            "random_init": {
-                "model_type": "mistral",
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 1,
-            },
-            "lora_r": 4,
-            "lora_dropout": 0.1,
-        },
+        "model": {**tiny_model, "lora_r": 4, "lora_dropout": 0.1},
         "data": {"source": "files", **toy_files, "cache_dir": str(tmp_path / "cache")},
         "training": {"num_epochs": 2, "reports": 3, "learning_rate": 1e-2, "threads": 1},
     }

@@ -96,10 +96,10 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         number, report = trial.config["number"], result[REPORT]
         value = self.study.report(number, report, result)
         self.watch.reported(number, report, value)
-        if math.isfinite(value) and report >= self.study.plan.reports_per_trial:
-            return str(self.CONTINUE)  # its last: fit ends by itself, once the adapter is in place
         if not math.isfinite(value):
             return str(self.STOP)
+        if report >= self.study.plan.reports_per_trial:
+            return str(self.CONTINUE)  # its last: fit ends by itself, once the adapter is in place
         if self.rule is not None:
             return str(self.STOP if self.rule.reported(number, report, value) else self.CONTINUE)
         metric = self.study.plan.config.hyperopt.metric

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import optuna
 from optuna.trial import Trial
 
 from mistral_ner.config import Config
 from mistral_ner.hyperopt.logs import trial_logs
-from mistral_ner.hyperopt.plan import Plan, compose, trial_name
+from mistral_ner.hyperopt.plan import Plan, saved_config, trial_name
 from mistral_ner.hyperopt.samplers import pruner, quiet
 from mistral_ner.hyperopt.search_space import SearchSpace
-from mistral_ner.hyperopt.study import DEADLINE, storage
+from mistral_ner.hyperopt.study import STARTED, reaches_target, spent_budget, storage
 
 
 def run_job(config: Config) -> float:
@@ -35,7 +34,7 @@ def run_job(config: Config) -> float:
         pruner=pruner(plan),
     )
     with trial_logs(folder):
-        return fit(compose(folder / "config.yaml"), _Reporter(plan, study, number))
+        return fit(saved_config(folder / "config.yaml"), _Reporter(plan, study, number))
 
 
 class _Reporter:
@@ -44,7 +43,7 @@ class _Reporter:
     def __init__(self, plan: Plan, study: optuna.Study, number: int) -> None:
         self.plan, self.study = plan, study
         self.trial = Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
-        self.deadline = study.user_attrs.get(DEADLINE)
+        self.started: float = study.user_attrs[STARTED]
 
     def __call__(self, number: int, metrics: dict[str, float]) -> bool:
         self.trial.report(metrics[self.plan.config.hyperopt.metric], number)
@@ -52,14 +51,9 @@ class _Reporter:
         return not whole and (self.trial.should_prune() or self._budget_is_spent())
 
     def _budget_is_spent(self) -> bool:
-        hyperopt, sign = self.plan.config.hyperopt, self.plan.sign
-        if self.deadline is not None and time.time() >= self.deadline:
-            return True
-        if hyperopt.max_reports is None and hyperopt.target is None:
-            return False
-        values: list[Any] = [
-            value for trial in self.study.get_trials(deepcopy=False) for value in trial.intermediate_values.values()
-        ]
-        if hyperopt.max_reports is not None and len(values) >= hyperopt.max_reports:
-            return True
-        return hyperopt.target is not None and any(sign * value >= sign * hyperopt.target for value in values)
+        hyperopt, values = self.plan.config.hyperopt, list[float]()
+        if hyperopt.max_reports is not None or hyperopt.target is not None:  # reading all trials is not free
+            trials = self.study.get_trials(deepcopy=False)
+            values = [value for trial in trials for value in trial.intermediate_values.values()]
+        reached = any(reaches_target(self.plan, value) for value in values)
+        return spent_budget(self.plan, time.time() - self.started, len(values), reached) is not None

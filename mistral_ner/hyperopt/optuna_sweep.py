@@ -14,7 +14,7 @@ from omegaconf import OmegaConf, open_dict
 
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.hyperopt.results import Summary, finish
-from mistral_ner.hyperopt.study import Asked, Study
+from mistral_ner.hyperopt.study import WORKER_DIED, Asked, Study
 from mistral_ner.hyperopt.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _failure(returned: JobReturn) -> str | None:
         return None
     error = returned._return_value
     if not isinstance(error, BaseException):
-        return "the worker process died (killed, or out of memory)"
+        return WORKER_DIED
     return f"{type(error).__name__}: {error}"
 
 

@@ -129,6 +129,6 @@ def cpus_per_trial(config: Config) -> float:
     return wanted if wanted is not None else max(0.01, round((os.cpu_count() or 1) / config.hyperopt.max_concurrent, 2))
 
 
-def compose(study_config: Path) -> Config:
-    """Read a saved config back."""
-    return schema.check(OmegaConf.to_container(OmegaConf.load(study_config)))  # type: ignore[arg-type]
+def saved_config(path: Path) -> Config:
+    """Read a config that a study has written."""
+    return schema.check(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ class _Engine(Sweeper):
             OmegaConf.save(self.composed, Path(plan.folder) / "multirun.yaml")
             return summary
 
+    @abstractmethod
     def search(self, plan: Any) -> Any:
         """Run the checked search."""
-        raise NotImplementedError
 
 
 class RayTuneSweeper(_Engine):

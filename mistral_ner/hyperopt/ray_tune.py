@@ -19,7 +19,7 @@ from mistral_ner.hyperopt.asha import DriverOnly, Promotion, StudyASHA, promotio
 from mistral_ner.hyperopt.cluster import cluster
 from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.results import Summary, finish
-from mistral_ner.hyperopt.study import Study
+from mistral_ner.hyperopt.study import WORKER_DIED, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import FAILURE, run_trial
 
@@ -97,7 +97,7 @@ class StudySearcher(DriverOnly, Searcher):
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
-        failure = "the worker process died (killed, or out of memory)" if error else (result or {}).get(FAILURE)
+        failure = WORKER_DIED if error else (result or {}).get(FAILURE)
         if failure is None and self.rule is not None and number in self.rule.paused:
             return
         self.watch.ended(self.study.end(number, failure))

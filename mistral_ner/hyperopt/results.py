@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -21,8 +20,6 @@ from mistral_ner.config import UserError
 from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.study import REASON, Study
 from mistral_ner.hyperopt.watch import shown
-
-log = logging.getLogger(__name__)
 
 _NOT_THE_TRAINING = ("search_space", "hyperopt", "budget")
 
@@ -75,8 +72,7 @@ def summarise(study: Study) -> Summary:
     trials, hyperopt = study.trials, study.plan.config.hyperopt
     by_state = {state: [t for t in trials if t.state == state] for state in TrialState}
     complete = by_state[TrialState.COMPLETE]
-    sign = 1 if hyperopt.mode == "max" else -1
-    best = max(complete, key=lambda t: (sign * float(t.value or 0.0), -t.number)) if complete else None
+    best = max(complete, key=lambda t: (study.plan.sign * float(t.value or 0.0), -t.number)) if complete else None
     failures: dict[str, int] = {}
     for trial in by_state[TrialState.FAIL]:
         reason = str(trial.user_attrs.get(REASON, "unknown"))

@@ -25,7 +25,8 @@ from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.samplers import pruner, quiet, sampler
 
 REASON = "reason"  # user attribute of a trial: why it failed
-DEADLINE = "deadline"  # user attribute of a study: seconds since the epoch
+STARTED = "started"  # user attribute of a study: when, in seconds since the epoch
+WORKER_DIED = "the worker process died (killed, or out of memory)"  # a reason
 
 
 class StudyExistsError(UserError):
@@ -48,7 +49,7 @@ class Study:
     optuna: optuna.Study
     started: float = field(default_factory=time.monotonic)
     _running: dict[int, Trial] = field(default_factory=dict)
-    _reports: int = 0
+    reports: int = 0  # made so far, over all trials
     _asked: int = 0
     _reached: bool = False
 
@@ -80,8 +81,7 @@ class Study:
             raise exists from None
         files.write_yaml(plan.folder / "config.yaml", to_container(plan.config))
         study.set_user_attr("search_space", plan.space.describe())
-        if hyperopt.timeout is not None:
-            study.set_user_attr(DEADLINE, time.time() + hyperopt.timeout)
+        study.set_user_attr(STARTED, time.time())
         for values in plan.enqueued:
             study.enqueue_trial(plan.space.encode(values))
         return cls(plan, study)
@@ -105,9 +105,8 @@ class Study:
 
     def count(self, value: float) -> None:
         """Count a report towards ``max_reports`` and ``target``."""
-        self._reports += 1
-        target, sign = self.plan.config.hyperopt.target, self.plan.sign
-        self._reached = self._reached or (target is not None and sign * value >= sign * target)
+        self.reports += 1
+        self._reached = self._reached or reaches_target(self.plan, value)
 
     def reports_of(self, number: int) -> dict[int, float]:
         """Return the metric at each report that a running trial has made, in any process."""
@@ -138,12 +137,7 @@ class Study:
     @property
     def spent(self) -> str | None:
         """Which budget ended the search before its last trial, or None."""
-        hyperopt = self.plan.config.hyperopt
-        if hyperopt.timeout is not None and self.seconds >= hyperopt.timeout:
-            return f"time ran out (timeout={hyperopt.timeout:g} s)"
-        if hyperopt.max_reports is not None and self._reports >= hyperopt.max_reports:
-            return f"the reports are spent (max_reports={hyperopt.max_reports})"
-        return f"the target is reached ({hyperopt.metric} {hyperopt.target:g})" if self._reached else None
+        return spent_budget(self.plan, self.seconds, self.reports, self._reached)
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -159,6 +153,22 @@ class Study:
     def seconds(self) -> float:
         """Wall time since the study was opened."""
         return time.monotonic() - self.started
+
+
+def spent_budget(plan: Plan, seconds: float, reports: int, reached: bool) -> str | None:
+    """Return which of timeout, ``max_reports`` and target is used up, in words, or None."""
+    hyperopt = plan.config.hyperopt
+    if hyperopt.timeout is not None and seconds >= hyperopt.timeout:
+        return f"time ran out (timeout={hyperopt.timeout:g} s)"
+    if hyperopt.max_reports is not None and reports >= hyperopt.max_reports:
+        return f"the reports are spent (max_reports={hyperopt.max_reports})"
+    return f"the target is reached ({hyperopt.metric} {hyperopt.target:g})" if reached else None
+
+
+def reaches_target(plan: Plan, value: float) -> bool:
+    """Whether a value of the metric is as good as ``target``."""
+    target = plan.config.hyperopt.target
+    return target is not None and plan.sign * value >= plan.sign * target
 
 
 def storage(folder: Path, url: str | None) -> BaseStorage | str:

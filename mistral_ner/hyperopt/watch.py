@@ -20,7 +20,6 @@ class Watch:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.plan = study.plan
-        self.reports = 0
         self.ended_trials = 0
         self.best: tuple[float, int] | None = None  # value, trial
         self._handler: logging.Handler | None = None
@@ -54,9 +53,7 @@ class Watch:
 
     def reported(self, number: int, report: int, value: float) -> None:
         """A trial made a report."""
-        self.reports += 1
-        better = max if self.plan.config.hyperopt.mode == "max" else min
-        if self.best is None or better(value, self.best[0]) != self.best[0]:
+        if self.best is None or self.plan.sign * value > self.plan.sign * self.best[0]:
             self.best = (value, number)
         log.info(
             "trial %-3d report %d/%d  %s %.4f | best %.4f (trial %d) | %d of %d trials ended, %d reports",
@@ -68,7 +65,7 @@ class Watch:
             *self.best,
             self.ended_trials,
             self.plan.config.hyperopt.num_trials,
-            self.reports,
+            self.study.reports,
         )
 
     def ended(self, trial: FrozenTrial) -> None:

@@ -24,11 +24,11 @@ def run_trial(trial: dict[str, Any]) -> None:
     folder = Path(trial["folder"])
     with trial_logs(folder):
         try:
-            from mistral_ner.hyperopt.plan import compose
+            from mistral_ner.hyperopt.plan import saved_config
             from mistral_ner.train import fit
 
             reporter = _Reporter()
-            fit(compose(folder / "config.yaml"), reporter)
+            fit(saved_config(folder / "config.yaml"), reporter)
         except Exception as error:
             log.exception("the trial failed")
             tune.report({FAILURE: f"{type(error).__name__}: {error}"})

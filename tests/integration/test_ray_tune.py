@@ -54,22 +54,14 @@ def result_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, toy_files: dict[str, str]) -> tuple[Plan, Any]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any], toy_files: dict[str, str]
+) -> tuple[Plan, Any]:
     """One search that the tests below look at from several sides."""
     folder = tmp_path_factory.mktemp("search")
     config = {
         "output_dir": str(folder),
-        "model": {
-            "model_name": "tiny",
-            "random_init": {
-                "model_type": "mistral",
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 1,
-            },
-        },
+        "model": tiny_model,
         "data": {"source": "files", **toy_files, "cache_dir": str(folder / "cache")},
         "training": {"num_epochs": 3, "reports": 9},
     }

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, MistralConfig
 
 from mistral_ner.config import ModelConfig, UserError
-from mistral_ner.model import adapted, attach, base_model, detach, empty_model, forget_base
+from mistral_ner.model import adapted, attach, base_model, detach, empty_model
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 VOCAB = 300
@@ -30,12 +30,7 @@ def tiny(random_init=MISTRAL, **settings):
     return ModelConfig(model_name="tiny", random_init=random_init, lora_r=4, **settings)
 
 
-@pytest.fixture(autouse=True)
-def cold():
-    torch.set_num_threads(1)
-    forget_base()
-    yield
-    forget_base()
+pytestmark = pytest.mark.usefixtures("cold")
 
 
 def checksum(tensors):

@@ -12,16 +12,10 @@ from huggingface_hub import errors
 from test_model_adapter import LABELS, MISTRAL, VOCAB, base_bits, logits, outward, tiny, train
 
 from mistral_ner.config import ModelConfig, UserError
-from mistral_ner.model import adapted, base_model, forget_base
+from mistral_ner.model import adapted, base_model
 from mistral_ner.model.source import explain
 
-
-@pytest.fixture(autouse=True)
-def cold():
-    torch.set_num_threads(1)
-    forget_base()
-    yield
-    forget_base()
+pytestmark = pytest.mark.usefixtures("cold")
 
 
 @pytest.fixture

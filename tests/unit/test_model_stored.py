@@ -11,13 +11,7 @@ from transformers import AutoModelForTokenClassification
 from mistral_ner.config import UserError
 from mistral_ner.model import adapted, base_model, detach, forget_base, load_adapter, merged_model, save_adapter
 
-
-@pytest.fixture(autouse=True)
-def cold():
-    torch.set_num_threads(1)
-    forget_base()
-    yield
-    forget_base()
+pytestmark = pytest.mark.usefixtures("cold")
 
 
 @pytest.fixture(params=[MISTRAL, BERT], ids=["mistral", "bert"])
