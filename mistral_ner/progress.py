@@ -157,3 +157,13 @@ def _claim(folder: Path, config: Config) -> None:
 
 def _the_run(container: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in container.items() if key not in _NOT_THE_RUN}
+
+
+def reports_on_disk(folder: Path) -> list[dict[str, Any]]:
+    """Return the reports that count in a run's folder, none where there are none or they cannot be read."""
+    try:
+        count = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["reports"]
+        lines = (folder / "result.json").read_text(encoding="utf-8").splitlines()[:count]
+        return [json.loads(line) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
