@@ -83,7 +83,7 @@ def _train(config: Config, progress: Progress, report: Report | None) -> None:
     if len(progress.reports) < last:
         _train_on(config, progress, Reporter(schedule, progress, report, last))
     if len(progress.reports) == last:
-        _keep_best_adapter(progress, tokenizer)
+        _keep_best_adapter(progress, tokenizer, data.labels)
         progress.finish()
 
 
@@ -163,8 +163,11 @@ def _use_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def _keep_best_adapter(progress: Progress, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Move the best report's adapter out of its checkpoint; a half-made folder from a crash is made again."""
+def _keep_best_adapter(progress: Progress, tokenizer: PreTrainedTokenizerFast, labels: list[str]) -> None:
+    """Move the best report's adapter out of its checkpoint; a half-made folder from a crash is made again.
+
+    The folder can be moved: with its config and labels it says which base model it belongs on.
+    """
     assert progress.best is not None
     target, temporary = progress.folder / "adapter", progress.folder / ".adapter"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -172,6 +175,8 @@ def _keep_best_adapter(progress: Progress, tokenizer: PreTrainedTokenizerFast) -
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy2(progress.checkpoints / progress.best / name, temporary / name)
     tokenizer.save_pretrained(str(temporary))
+    shutil.copy2(progress.folder / "config.yaml", temporary / "config.yaml")
+    files.write_json(temporary / "labels.json", labels)
     files.write_json(temporary / "report.json", progress.best_report)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
