@@ -1,18 +1,16 @@
 """The schema of the composed config, and its check: every fault at once, each with its fix.
 
 The YAML files under ``conf/`` hold the values a person edits; the dataclasses here say which keys there are,
-their types, ranges and units. :func:`check` turns a composed config into a :class:`Config` or raises one
-:class:`ConfigError` that names every fault. Nothing here imports torch, ray or transformers.
+their types, ranges and units, and check.py holds values against them. :func:`check` turns a composed config into a
+:class:`Config` or raises one :class:`ConfigError` that names every fault. Nothing here imports torch, ray or
+transformers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,47 +18,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mistral_ner.check import ConfigError as ConfigError
+from mistral_ner.check import Fault as Fault
+from mistral_ner.check import UserError as UserError
+from mistral_ner.check import build
+from mistral_ner.check import nearest as nearest
+from mistral_ner.check import setting as _value
+
 STRATEGIES = ("none", "combined", "asha", "optuna", "random")
 PRUNERS = ("none", "median", "hyperband", "successive_halving", "percentile", "wilcoxon")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with a config: where, which rule, and what to type instead."""
-
-    key: str
-    rule: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.rule}" + (f"\n      fix: {self.fix}" if self.fix else "")
-
-
-class UserError(Exception):
-    """Something the person who started the run can mend; shown without a traceback."""
-
-
-class ConfigError(UserError):
-    """All the faults of a config."""
-
-    def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)
-        count = len(self.faults)
-        head = "1 fault in the config:" if count == 1 else f"{count} faults in the config:"
-        super().__init__("\n".join([head, *(f"  {n}. {fault}" for n, fault in enumerate(self.faults, 1))]))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the known word nearest to ``word``, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def _value(default: Any = dataclasses.MISSING, **rule: Any) -> Any:
-    """A field with a rule: ``low``, ``high`` (both allowed), ``above``, ``below`` (not allowed), ``choices``."""
-    if isinstance(default, dict | list):
-        return field(default_factory=lambda: type(default)(default), metadata=rule)
-    return field(default=default, metadata=rule)
 
 
 @dataclass
@@ -154,6 +120,15 @@ class BudgetConfig:
 
 
 @dataclass
+class FinalConfig:
+    """How the winner is chosen among the best trials, and trained."""
+
+    enabled: bool = True  # false: the best single trial wins, and no final model is trained
+    top_k: int = _value(3, low=1)  # settings that are trained again
+    seeds: int = _value(3, low=1)  # trainings of each of them
+
+
+@dataclass
 class HyperoptConfig:
     """The search: strategy, sampler, early stopping, budgets, and where the study lies."""
 
@@ -163,10 +138,16 @@ class HyperoptConfig:
     timeout: float | None = _value(None, above=0)  # seconds
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))
+    second_metric: str | None = None  # with optuna and random: the search is for a Pareto front of the two
+    second_mode: str = _value("min", choices=("max", "min"))
     max_reports: int | None = _value(None, low=1)  # over all trials
     target: float | None = None  # the search ends as soon as the metric reaches it
     enqueue_default: bool = True  # the config's own values are the first trial, where the space holds them
     enqueue: list[dict[str, Any]] = field(default_factory=list)  # settings tried first, by parameter name
+    warm_start: str | None = None  # an earlier study (its name or folder) whose trials inform the sampler
+    resume: bool = False  # go on with the study of this name
+    max_failures: int = _value(1, low=0)  # of one trial, from transient causes; it goes on from its last report
+    max_failure_rate: float = _value(1 / 3, low=0, high=1)  # of at least six trials; more of them end the search
     optuna_enabled: bool | None = None  # null: as the strategy says, with which it must agree
     asha_enabled: bool | None = None
     optuna_sampler: str = _value("TPE", choices=("TPE", "CMA", "Random", "GPSampler", "QMC"))
@@ -184,6 +165,9 @@ class HyperoptConfig:
     ray_address: str | None = None  # null: a private local Ray
     resources_per_trial: ResourcesConfig = field(default_factory=ResourcesConfig)
     log_to_file: bool = True
+    final: FinalConfig = field(default_factory=FinalConfig)
+    merge: bool = False  # also write the final model with its adapter merged into the base weights
+    save_best_config: str | None = None  # also write best_config.yaml there
     dry_run: bool = False
     trial: int | None = _value(None, low=0)  # set by an engine: the trial that this job runs
 
@@ -233,7 +217,7 @@ def read(cfg: DictConfig | Mapping[str, Any] | Config) -> tuple[Config | None, l
         container = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         return None, [Fault(str(getattr(error, "full_key", "") or "config"), str(error).splitlines()[0])]
-    config = _build(Config, container, "", faults)
+    config = build(Config, container, "", faults)
     if config is not None:
         faults += _across(config)
         _absolute_paths(config)
@@ -265,93 +249,6 @@ def is_whole(key: str) -> bool:
             return False
         hint = typing.get_type_hints(hint).get(part)
     return hint is int or hint == (int | None)
-
-
-def _build(schema: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
-    if not isinstance(values, dict):
-        faults.append(Fault(prefix.rstrip(".") or "config", f"must be a group of keys, found {values!r}"))
-        values = {}
-    hints = typing.get_type_hints(schema)
-    fields = {item.name: item for item in dataclasses.fields(schema)}
-    for key in values:
-        if key not in fields:
-            faults.append(Fault(f"{prefix}{key}", f"unknown key{nearest(str(key), fields)}", f"~{prefix}{key}"))
-    kwargs: dict[str, Any] = {}
-    for name, item in fields.items():
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if name not in values:
-            if required:
-                faults.append(Fault(prefix + name, "must be set", f"{prefix}{name}=VALUE"))
-        elif dataclasses.is_dataclass(hints[name]):
-            kwargs[name] = _build(hints[name], values[name], f"{prefix}{name}.", faults)
-        else:
-            value = _leaf(prefix + name, hints[name], values[name], item, faults)
-            if value is not _BROKEN:  # the default stands in, so that the checks after this one can run
-                kwargs[name] = value
-    missing_required = any(
-        item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and name not in kwargs
-        for name, item in fields.items()
-    )
-    return None if missing_required else schema(**kwargs)
-
-
-def _leaf(key: str, hint: Any, value: Any, item: Any, faults: list[Fault]) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if hint is Any or (value is None and type(None) in options):
-        return value
-    kind = next(option for option in options if option is not type(None))
-    fix = "" if item.default in (dataclasses.MISSING, None) else f"{key}={item.default}"
-    converted = _convert(kind, value)
-    if converted is None:
-        faults.append(Fault(key, f"must be {_NAMES[typing.get_origin(kind) or kind]}, found {value!r}", fix))
-        return _BROKEN
-    if rule := _broken_rule(item.metadata, converted):
-        faults.append(Fault(key, f"{rule}, found {value!r}", fix))
-        return _BROKEN
-    return converted
-
-
-_BROKEN: Any = object()
-
-_NAMES: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    dict: "a group of keys",
-}
-
-
-def _convert(kind: Any, value: Any) -> Any:
-    """Return ``value`` as ``kind`` where nothing is lost (``1e-5`` as YAML text, ``4`` for a float), else None."""
-    if kind in (int, float) and isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if kind is bool or isinstance(value, bool):
-        return value if kind is bool and isinstance(value, bool) else None
-    if kind is float:
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-    if kind is int:
-        return int(value) if isinstance(value, int | float) and float(value).is_integer() else None
-    if kind is str:
-        return str(value) if isinstance(value, str | int | float) else None
-    return value if isinstance(value, typing.get_origin(kind) or kind) else None
-
-
-def _broken_rule(rule: Mapping[str, Any], value: Any) -> str:
-    if "choices" in rule and value not in rule["choices"]:
-        return f"must be one of {', '.join(rule['choices'])}{nearest(str(value), rule['choices'])}"
-    if "low" in rule and value < rule["low"]:
-        return f"must be at least {rule['low']}"
-    if "above" in rule and value <= rule["above"]:
-        return f"must be greater than {rule['above']}"
-    if "high" in rule and value > rule["high"]:
-        return f"must be at most {rule['high']}"
-    if "below" in rule and value >= rule["below"]:
-        return f"must be less than {rule['below']}"
-    return ""
 
 
 def _across(config: Config) -> list[Fault]:

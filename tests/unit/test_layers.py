@@ -20,6 +20,7 @@ PACKAGE = "mistral_ner"
 # From the bottom up; a module may import from its own layer and from those before it. A name stands for the module
 # and, where it is a folder, for all in it.
 LAYERS = (
+    ("check",),
     ("config", "metrics", "files", "errors", "schedule"),
     ("data", "model"),
     ("progress", "trainer", "train", "predict"),
