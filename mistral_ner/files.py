@@ -6,19 +6,22 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader sees the old content or the new, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Lend a file to write into that takes the place of ``path`` when the block ends, and is gone where it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp makes it private to the user
@@ -26,6 +29,12 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader sees the old content or the new, never a part."""
+    with replacing(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
