@@ -8,9 +8,13 @@ import hydra
 from omegaconf import DictConfig
 
 import mistral_ner.hyperopt.plugins  # noqa: F401  registers the Ray Tune engine with Hydra
+from mistral_ner.errors import composition_shown_to_the_user
+
+# what a config may name to be run: a config file that somebody else wrote cannot run anything but this
+RUNNABLE = ["mistral_ner.hyperopt.plugins.*", "hydra._internal.core_plugins.*", "hydra_plugins.*"]
 
 
-@hydra.main(config_path="conf", config_name="config")
+@hydra.main(config_path="conf", config_name="config", execution_whitelist=RUNNABLE)
 def main(cfg: DictConfig) -> float:
     from mistral_ner.run import run  # late: --help and --cfg need no torch
 
@@ -18,4 +22,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with composition_shown_to_the_user():
+        main()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mistral_ner.config import UserError, check
+from mistral_ner.config import Config, UserError, check
 from mistral_ner.errors import shown_to_the_user
 
 log = logging.getLogger(__name__)
@@ -21,13 +25,14 @@ def run(cfg: DictConfig) -> float:
         from mistral_ner.hyperopt.job import run_job
 
         return run_job(check(cfg))  # its errors are the engine's to name
-    with shown_to_the_user(debug=bool(hydra.verbose)):
+    with shown_to_the_user(debug=bool(hydra.verbose)), _nothing_left(Path(hydra.runtime.output_dir)):
         config = check(cfg)
         if config.hyperopt.strategy != "none":
             raise UserError(
                 f"hyperopt={config.hyperopt.strategy} is a search, which needs -m; "
                 f"fix: python launch.py hyperopt={config.hyperopt.strategy} -m"
             )
+        _check_inputs(config)
         from mistral_ner.train import fit
 
         def report(number: int, metrics: dict[str, float]) -> None:
@@ -40,3 +45,43 @@ def run(cfg: DictConfig) -> float:
 
 
 _SHOWN = ("eval_loss", "eval_precision", "eval_recall", "eval_f1")
+
+
+def _check_inputs(config: Config) -> None:
+    """Read the data and look at the model's files, which takes no torch: a person learns of a fault in a second."""
+    from mistral_ner.data.read import read_ahead
+    from mistral_ner.model.source import check_model
+
+    check_model(config.model)
+    read_ahead(config.data)
+
+
+@contextlib.contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Remove the run's folder after an error, if nothing but what Hydra writes before each job lies in it."""
+    try:
+        yield
+    except UserError:
+        if {path.name for path in folder.iterdir()} <= _BEFORE_A_TRAINING:
+            _close_logs(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove_empty_parents(folder)
+        raise
+
+
+_BEFORE_A_TRAINING = {".hydra", "launch.log", "config.yaml"}
+
+
+def _close_logs(folder: Path) -> None:
+    for handler in list(logging.getLogger().handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
+            handler.close()
+            logging.getLogger().removeHandler(handler)
+
+
+def _remove_empty_parents(folder: Path) -> None:
+    """Remove the day's folder, and ``outputs``, where they are empty now and lie in the working directory."""
+    for parent in folder.parents[:2]:
+        if Path.cwd() not in parent.parents or any(parent.iterdir()):
+            return
+        parent.rmdir()

@@ -76,6 +76,8 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise fault(
                 path, number + error.lineno - 1, f"a line must be valid JSON ({error.msg})", line, fix
             ) from None
+        except RecursionError:
+            raise fault(path, number, "a record must be a JSON object, not lists in lists", line, fix) from None
         for place, record in enumerate(value if isinstance(value, list) else [value], number):
             if not isinstance(record, dict):
                 raise fault(path, place, "a record must be a JSON object", record, fix)
@@ -99,8 +101,11 @@ def read_parquet(path: Path, data: DataConfig) -> list[RawSentence]:
 
 def _class_names(schema: Any, key: str) -> list[str] | None:
     """Return the names of the ClassLabel feature of column ``key``, which lie as JSON in the schema's metadata."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(key, {})
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = metadata.get("info", {}).get("features", {}).get(key, {})
+    except (ValueError, AttributeError):  # not what datasets writes: numbers as tags have no names then
+        return None
     inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
     names = inner.get("names") if isinstance(inner, dict) else None
     return [str(name) for name in names] if names else None
@@ -135,11 +140,23 @@ def checked(path: str | Path, number: int, tokens: Any, tags: Any, names: Sequen
         raise fault(path, number, "tokens must be a list of texts", tokens, "data.tokens_key=COLUMN")
     if not isinstance(tags, list):
         raise fault(path, number, "tags must be a list of texts", tags, "data.tags_key=COLUMN")
+    if not all(tokens):
+        raise fault(path, number, "a token must not be empty", tokens, "take it out, with its tag")
+    if not _encodable(tokens):
+        raise fault(path, number, "a token must be whole characters, not half a surrogate pair", tokens, "mend it")
     if len(tokens) != len(tags):
         rule = f"tokens and tags must have one length, not {len(tokens)} and {len(tags)}"
         raise fault(path, number, rule, " ".join(tokens), "give each token one tag")
     texts = [_tag_text(path, number, tag, names) for tag in tags]
     return RawSentence(tokens, texts, [number] * len(tokens))
+
+
+def _encodable(tokens: Sequence[str]) -> bool:
+    try:
+        "".join(tokens).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tag_text(path: str | Path, number: int, tag: Any, names: Sequence[str] | None) -> str:

@@ -43,6 +43,23 @@ def load_splits(data: DataConfig) -> Splits:
     Raises:
         UserError: the first fault found, with its file, line, content and fix.
     """
+    return _AHEAD.pop(repr(data), None) or _load_splits(data)
+
+
+def read_ahead(data: DataConfig) -> None:
+    """Do the next :func:`load_splits` of ``data`` now: its faults are found before anything heavy is imported.
+
+    Raises:
+        UserError: as :func:`load_splits`.
+    """
+    _AHEAD.clear()
+    _AHEAD[repr(data)] = _load_splits(data)
+
+
+_AHEAD: dict[str, Splits] = {}  # at most one, and only until it is asked for
+
+
+def _load_splits(data: DataConfig) -> Splits:
     splits = _sources(data)
     _split_from_train(splits, data)
     for name in SPLITS:

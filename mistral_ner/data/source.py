@@ -29,10 +29,17 @@ def fault(path: str | Path, line: int, rule: str, found: object, fix: str) -> Us
 
 
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of ``path`` without a byte order mark."""
-    content = path.read_bytes()
+    """Return the UTF-8 text of ``path`` without a byte order mark.
+
+    Raises:
+        UserError: it cannot be read, or is no UTF-8 text.
+    """
     try:
-        return content.decode("utf-8-sig")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})\n  fix: chmod a+r {path}") from None
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -43,6 +50,11 @@ def read_text(path: Path) -> str:
             content[max(0, error.start - 20) : error.start + 20],
             f"iconv -f {'UTF-16' if utf16 else 'LATIN1'} -t UTF-8 {path} > {path}.utf8",
         ) from None
+    if (place := text.find("\0")) >= 0:
+        fix = f"iconv -f UTF-16LE -t UTF-8 {path} > {path}.utf8 if it is UTF-16, else another file"
+        found = text[max(0, place - 20) : place + 20]
+        raise fault(path, text.count("\n", 0, place) + 1, "text must not hold NUL bytes", found, fix)
+    return text
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

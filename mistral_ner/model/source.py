@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import json
 import socket
 import urllib.parse
 import urllib.request
@@ -39,18 +40,41 @@ def locate(model: ModelConfig) -> str:
     return name
 
 
-def check_weights(source: str) -> None:
-    """Refuse a folder without safetensors: pickled weights run code when they are loaded.
+def check_model(model: ModelConfig) -> None:
+    """Look at the files of a local model without loading it; a hub model is only looked at when it is loaded.
 
     Raises:
-        UserError: ``source`` is a folder that holds only pickled weights, or none, or no config.
+        UserError: there is no such model, or its folder lacks a file or holds a broken one.
+    """
+    if model.random_init is None:
+        folder = Path(locate(model))
+        check_weights(str(folder))
+        if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZERS):
+            raise UserError(
+                f"a model folder must hold a tokenizer ({' or '.join(_TOKENIZERS)}), found none in {folder}; "
+                "copy the model's tokenizer files there"
+            )
+
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
+
+
+def check_weights(source: str) -> None:
+    """Refuse a folder without whole safetensors; pickled weights are no substitute, they run code when loaded.
+
+    Raises:
+        UserError: ``source`` is a folder that holds only pickled weights, or none, or no config, or a broken file.
     """
     folder = Path(source)
     if not folder.is_dir():
         return
     if not (folder / "config.json").is_file():
         raise UserError(f"a model folder must hold a config.json, found none in {folder}; type model.model_name=FOLDER")
-    if any(folder.glob("*.safetensors")):
+    kind = _json(folder / "config.json").get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"{folder}/config.json must name a model_type, found {kind!r}; copy the model's own file there")
+    if files := sorted(folder.glob("*.safetensors")):
+        _check_whole(folder, files)
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
     if pickled:
@@ -63,6 +87,38 @@ def check_weights(source: str) -> None:
         f"a model folder must hold weights (*.safetensors), found none in {folder}; "
         "copy model.safetensors there or type model.model_name=FOLDER"
     )
+
+
+def _check_whole(folder: Path, files: list[Path]) -> None:
+    """Refuse files that were cut off or are no safetensors (their header says how long they are), or that are missing.
+
+    A download that broke off is the usual cause. Other bytes inside a tensor cannot be told.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{file} must be a whole safetensors file, found {file.stat().st_size:,} bytes that are none "
+                f"({_first_line(error)}); copy or download it again"
+            ) from None
+    index = folder / "model.safetensors.index.json"
+    named = set(_json(index).get("weight_map", {}).values()) if index.is_file() else set()
+    if missing := sorted(named - {file.name for file in files}):
+        raise UserError(f"{index} names {', '.join(missing)}, which is not there; copy or download it again")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} must be JSON, found what is none ({error}); copy the model's own file there") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold a JSON object, found {content!r:.60}; copy the model's own file there")
+    return content
 
 
 def hub_options(model: ModelConfig) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""What Hydra finds wrong while it composes, in this project's words: where, the rule, what was found, the fix.
+
+Hydra tells its cases apart by the text of their messages only, so that text is what is read here; a case that is not
+known keeps Hydra's own words.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from hydra.errors import OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from mistral_ner.config import known_keys, nearest
+
+_ALL_KEYS = "python launch.py --cfg job shows every key"
+
+
+def explain(error: BaseException) -> str:
+    """Return the message for an error that was raised while a config was composed."""
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable_override(error)
+    if isinstance(error, yaml.YAMLError):
+        return _broken_yaml(error)
+    if isinstance(error, UnicodeDecodeError):
+        return _message(_config_named(), f"a config file must be UTF-8, found other bytes ({text})", "save it as UTF-8")
+    if isinstance(error, OSError) and error.filename is not None:
+        fix = "hydra.run.dir=FOLDER, or hyperopt.results_dir=FOLDER for a search"
+        return _message(str(error.filename), f"cannot be written or read ({error.strerror})", fix)
+    if isinstance(error, OmegaConfBaseException):
+        return _message(
+            str(error.full_key or "config"), text.splitlines()[0], "write a value there, or mend the ${...}"
+        )
+    for pattern, message in _CASES:
+        if found := re.search(pattern, text, re.DOTALL):
+            return message(found)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _message(where: str, rule: str, fix: str) -> str:
+    return f"{where}: {rule}\n  fix: {fix}"
+
+
+def _unknown_key(found: re.Match[str]) -> str:
+    key = found[1]
+    value = re.search(rf"{re.escape(key)}=(.*)", found[0])
+    similar = _nearest_key(key)
+    fix = f"{similar}={value[1] if value else 'VALUE'}" if similar else _ALL_KEYS
+    hint = f" (did you mean {similar!r}?)" if similar else ""
+    return _message(key, f"unknown key{hint}", fix)
+
+
+def _nearest_key(key: str) -> str:
+    """Return the config key nearest to ``key``: in its own group, with its own name in another, or of all."""
+    group, _, name = key.rpartition(".")
+    known = [*known_keys(), *{known.partition(".")[0] for known in known_keys() if "." in known}]
+    beside = [known for known in known if known.rpartition(".")[0] == group]
+    elsewhere = [known for known in known if known.rpartition(".")[2] == name]
+    for candidates in (beside, elsewhere, known):
+        if match := re.search(r"'(.*)'", nearest(key, candidates) or nearest(key, elsewhere)):
+            # the group around it is no answer: setting or deleting that would be far more than was meant
+            return "" if key.startswith(f"{match[1]}.") else match[1]
+    return ""
+
+
+def _unknown_choice(found: re.Match[str]) -> str:
+    group, choice = found[1], found[2]
+    options = [option for option in found[3].split() if option != "base"]  # base is what the others share
+    match = re.search(r"'(.*)'", nearest(choice, options))
+    rule = f"must be one of {', '.join(options)}{nearest(choice, options)}, found {choice!r}"
+    return _message(group, rule, f"{group}={match[1] if match else options[0]}")
+
+
+def _unknown_config(found: re.Match[str]) -> str:
+    folders = [Path(path) for path in re.findall(r"path=file://(\S+)", found[0])]
+    names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    where = " or ".join(map(str, folders))
+    rule = f"there is no config {found[1]}.yaml in {where}{nearest(found[1], names)}, found {', '.join(names)}"
+    match = re.search(r"'(.*)'", nearest(found[1], names))
+    return _message(
+        "--config-name", rule, f"--config-name {match[1]}" if match else "--config-dir FOLDER that holds it"
+    )
+
+
+def _unreadable_override(error: OverrideParseException) -> str:
+    override = error.override
+    if "=" not in override and not override.startswith("~"):
+        return _message(override, "an override is KEY=VALUE, found no =", f"{override.strip() or 'KEY'}=VALUE")
+    key = override.partition("=")[0]
+    reason = next((line for line in str(error).splitlines()[1:] if " at " in line), "cannot be read")
+    rule = f"the value must follow Hydra's grammar, found {override!r} ({reason.strip()})"
+    return _message(key, rule, f"put text in quotes inside the shell's: '{key}=\"VALUE\"', and close every bracket")
+
+
+def _broken_yaml(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"{mark.name.strip(chr(34))}:{mark.line + 1}" if mark else _config_named()
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return _message(place, f"a config file must be valid YAML ({problem})", "mend that line, or write the file anew")
+
+
+def _config_named() -> str:
+    """Return the name of the config that the command line asks for."""
+    names = re.findall(r"--config-name[ =](\S+)|-cn[ =](\S+)", " ".join(sys.argv))
+    return next((one or other for one, other in names), "config")
+
+
+def _exists_already(found: re.Match[str]) -> str:
+    return _message(f"+{found[1]}", "adds a key, but there is one already", f"{found[1]}=VALUE, without the +")
+
+
+def _nothing_to_delete(found: re.Match[str]) -> str:
+    similar = _nearest_key(found[1])
+    hint = f" (did you mean {similar!r}?)" if similar else ""
+    return _message(f"~{found[1]}", f"there is no such key{hint}", f"~{similar}" if similar else _ALL_KEYS)
+
+
+def _no_such_folder(found: re.Match[str]) -> str:
+    return _message("--config-dir", f"must be a folder that exists, found {found[1]}", "--config-dir FOLDER")
+
+
+def _not_a_choice(found: re.Match[str]) -> str:
+    return _message("config", f"a group (model, data, training, ...) takes a name, found {found[1]}", _ALL_KEYS)
+
+
+def _not_runnable(found: re.Match[str]) -> str:
+    rule = "a config may name Hydra's and this project's own parts only, since it would be run"
+    return _message(found[1], rule, "take it out of the config")
+
+
+def _no_group_of_keys(found: re.Match[str]) -> str:
+    return _message(found[1], "a config file must be a group of keys (KEY: VALUE), found a list", "write it anew")
+
+
+_CASES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (r"Could not override '([^']+)'.*", _unknown_key),
+    (
+        r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\n(.*?)(?:\nConfig search path|$)",
+        _unknown_choice,
+    ),
+    (r"Cannot find primary config '([^']+)'.*", _unknown_config),
+    (r"An item is already at '([^']+)'", _exists_already),
+    (r"Could not delete from config\. '([^']+)' does not exist", _nothing_to_delete),
+    (r"Additional config directory '([^']+)' not found", _no_such_folder),
+    (r"Config group override must be a string or a list. Got (\w+)", _not_a_choice),
+    (r"primary config '([^']+)' must be a DictConfig", _no_group_of_keys),
+    (r"Unknown plugin class : '([^']+)'", _not_runnable),
+    (r"Target '([^']+)' (?:cannot be authorized|is not|was not)", _not_runnable),
+)
