@@ -62,7 +62,8 @@ def build(schema: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
     broken value, so that the checks that come after can run.
     """
     if not isinstance(values, dict):
-        faults.append(Fault(prefix.rstrip(".") or "config", f"must be a group of keys, found {values!r}"))
+        key = prefix.rstrip(".") or "config"
+        faults.append(Fault(key, f"must be a group of keys, found {values!r}", f"write {key}: {{KEY: VALUE}}"))
         values = {}
     hints = typing.get_type_hints(schema)
     fields = {item.name: item for item in dataclasses.fields(schema)}

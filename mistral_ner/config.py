@@ -210,18 +210,26 @@ def check(cfg: DictConfig | Mapping[str, Any] | Config) -> Config:
 
 def read(cfg: DictConfig | Mapping[str, Any] | Config) -> tuple[Config | None, list[Fault]]:
     """Return the config, with defaults in the place of broken values (None where there is none), and its faults."""
-    if isinstance(cfg, Config):
-        cfg = dataclasses.asdict(cfg)
     faults: list[Fault] = []
     try:
-        container = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)  # type: ignore[arg-type]
+        container = _plain(dataclasses.asdict(cfg) if isinstance(cfg, Config) else cfg)
     except OmegaConfBaseException as error:
-        return None, [Fault(str(getattr(error, "full_key", "") or "config"), str(error).splitlines()[0])]
+        key = str(getattr(error, "full_key", "") or "config")
+        return None, [Fault(key, str(error).splitlines()[0], f"{key}=VALUE, or mend the ${{...}} there")]
     config = build(Config, container, "", faults)
     if config is not None:
         faults += _across(config)
         _absolute_paths(config)
     return config, faults
+
+
+def _plain(values: Any) -> Any:
+    """Return composed values resolved, and plain ones as they are: ``${...}`` in what was resolved before is text."""
+    if OmegaConf.is_config(values):
+        return OmegaConf.to_container(values, resolve=True)
+    if isinstance(values, Mapping):
+        return {key: _plain(value) for key, value in values.items()}
+    return [_plain(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 def to_container(config: Config) -> dict[str, Any]:
@@ -285,7 +293,31 @@ def _across(config: Config) -> list[Fault]:
         faults.append(Fault("model.random_init", "needs a model_type", "+model.random_init.model_type=mistral"))
     if model.random_init is None and not model.model_name.strip():
         faults.append(Fault("model.model_name", "must not be empty", "model=minilm"))
+    return faults + _folder_faults(config)
+
+
+def _folder_faults(config: Config) -> list[Fault]:
+    """Faults of folders that a run would only find when it writes there."""
+    faults: list[Fault] = []
+    if len(config.hyperopt.study_name.encode()) > _LONGEST_NAME:
+        rule = f"is a folder's name of at most {_LONGEST_NAME} bytes, found {len(config.hyperopt.study_name)} letters"
+        faults.append(Fault("hyperopt.study_name", rule, "hyperopt.study_name=my_study"))
+    for key, path in (("output_dir", config.output_dir), ("hyperopt.results_dir", config.hyperopt.results_dir)):
+        folder = Path(_absolute(path))
+        if file := next((place for place in (folder, *folder.parents) if _is_file(place)), None):
+            rule = f"must be a folder that can be made, cannot write below the file {file}"
+            faults.append(Fault(key, rule, f"{key}=FOLDER"))
     return faults
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+_LONGEST_NAME = 200  # of the 255 that file systems take; temporary names are longer
 
 
 def _absolute_paths(config: Config) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
+
+from mistral_ner.config import UserError
 
 
 @contextmanager
@@ -55,3 +59,34 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def checksums(folder: Path) -> dict[str, str]:
     """Return the CRC-32 of every file directly in ``folder``, by name."""
     return {path.name: f"{zlib.crc32(path.read_bytes()):08x}" for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn a write in ``folder`` that found no room (disk, quota or file size) into a UserError that says so.
+
+    torch and safetensors hide the system's error number in the text of errors of their own.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        number = _system_error(error)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        fix = "make room, then type the same command again; what was written before is whole"
+        raise UserError(f"cannot write in {folder} ({os.strerror(number)})\n  fix: {fix}") from error
+
+
+def _system_error(error: BaseException | None) -> int:
+    """Return the errno of what failed to be written, 0 where the error is of another kind."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        if found := re.search(r"os error (\d+)", str(error)):  # safetensors and tokenizers, which are Rust
+            return int(found[1])
+        if "PytorchStreamWriter failed" in str(error):  # torch.save says no more than that
+            return errno.ENOSPC
+        error = error.__cause__ or error.__context__
+    return 0

@@ -2,7 +2,10 @@
 
 A run's folder holds ``config.yaml``, ``result.json`` (one JSON object a line for each report), ``checkpoint/`` and
 ``checkpoint.json``. The last is renamed into place after everything it names is on disk, so it is the one file that
-decides where a continued run starts: a report without it counts as not made.
+decides where a continued run starts: a report without it counts as not made. It holds the reports, too, and checksums
+of every file that a continued run reads, itself included, so that damage is seen: ``result.json`` is then written
+again, the run goes on from its best report if only the last checkpoint is broken, and starts anew otherwise, each time
+with a warning that names the file.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,11 +85,13 @@ class Progress:
     def finish(self) -> None:
         """Mark the run as ended with its whole budget used; its state to go on from is no longer needed."""
         self.finished, self.checkpoint, self.sums = True, None, {}
+        if self._folder_of(_ADAPTER).is_dir():
+            self.sums[_ADAPTER] = self._checksums(_ADAPTER)
         self._write()
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write(self) -> None:
-        files.write_json_lines(self.folder / "result.json", self.reports)
+        files.write_json_lines(self.folder / _REPORTS, self.reports)
         state = {
             "reports": len(self.reports),
             "finished": self.finished,
@@ -95,11 +101,15 @@ class Progress:
             "metric": self.metric,
             "best_value": self.best_value,
             "files": self.sums,
+            "rows": self.reports,
         }
-        files.write_json(self.folder / "checkpoint.json", state)
+        files.write_json(self.folder / _STATE, {**state, "checksum": _checksum(state)})
+
+    def _folder_of(self, name: str) -> Path:
+        return self.folder / name if name == _ADAPTER else self.checkpoints / name
 
     def _checksums(self, name: str) -> dict[str, str]:
-        return files.checksums(self.checkpoints / name)
+        return files.checksums(self._folder_of(name))
 
     def _remove_unneeded(self) -> None:
         for path in self.checkpoints.iterdir():
@@ -108,62 +118,130 @@ class Progress:
 
     def _read(self) -> None:
         try:
-            state = json.loads((self.folder / "checkpoint.json").read_text(encoding="utf-8"))
-            lines = (self.folder / "result.json").read_text(encoding="utf-8").splitlines()
-            reports = [json.loads(line) for line in lines[: state["reports"]]]
-        except FileNotFoundError:
+            state = _state(self.folder)
+        except ValueError as error:
+            self._start_anew(f"{_STATE} is damaged ({error})")
             return
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning(
-                "%s: unreadable progress (%s); this training starts again from its beginning", self.folder, error
-            )
+        if state is None:
             return
-        broken = [name for name, sums in state["files"].items() if not self._intact(name, sums)]
-        if broken or len(reports) < state["reports"]:
-            log.warning(
-                "%s: checkpoint %s is damaged; this training starts again from its beginning",
-                self.folder,
-                ", ".join(broken) or "or report list",
-            )
+        damaged = {name: found for name, sums in state["files"].items() if (found := self._damaged(name, sums))}
+        listed = "; ".join(f"{name} is damaged ({', '.join(found)})" for name, found in damaged.items())
+        if damaged and (state["best"] in damaged or state["best"] not in state["files"]):
+            self._start_anew(listed if state["finished"] else f"checkpoint {listed}")
             return
-        self.reports, self.finished = reports, state["finished"]
+        self.reports, self.finished = state["rows"], state["finished"]
         self.checkpoint, self.best, self.sums = state["checkpoint"], state["best"], state["files"]
-
-    def _intact(self, name: str, sums: dict[str, str]) -> bool:
-        folder = self.checkpoints / name
-        return folder.is_dir() and self._checksums(name) == sums
-
-
-def _claim(folder: Path, config: Config) -> None:
-    path = folder / "config.yaml"
-    mine = _the_run(to_container(config))
-    if path.exists():
-        theirs = _the_run(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        if theirs != mine:
-            changed = sorted(
-                f"{group}.{key}"
-                for group in mine
-                if isinstance(mine[group], dict) and isinstance(theirs.get(group), dict)
-                for key in mine[group]
-                if mine[group][key] != theirs[group].get(key)
+        if damaged:
+            self.reports, self.checkpoint = self.reports[: state["best_report"]], self.best
+            log.warning(
+                "%s: checkpoint %s; this training goes on from report %d", self.folder, listed, len(self.reports)
             )
-            raise UserError(
-                f"{folder} holds a run of another config (differs in {', '.join(changed) or 'seed'}); "
-                f"to train this one: output_dir=ANOTHER_FOLDER"
-            )
-    else:
-        files.write_yaml(path, to_container(config))
+        if damaged or not self._report_list_is_whole():
+            self.sums = {name: sums for name, sums in self.sums.items() if name not in damaged}
+            self._write()
+
+    def _damaged(self, name: str, sums: dict[str, str]) -> list[str]:
+        """Return the files of a folder that are not what was written."""
+        folder = self._folder_of(name)
+        there = self._checksums(name) if folder.is_dir() else {}
+        return [file for file, checksum in sums.items() if there.get(file) != checksum]
+
+    def _report_list_is_whole(self) -> bool:
+        try:
+            lines = (self.folder / _REPORTS).read_text(encoding="utf-8").splitlines()
+            whole = [json.loads(line) for line in lines] == self.reports
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            log.warning("%s: %s is damaged; written again from %s", self.folder, _REPORTS, _STATE)
+        return whole
+
+    def _start_anew(self, reason: str) -> None:
+        log.warning("%s: %s; this training starts again from its beginning", self.folder, reason)
+        for name in (_STATE, _REPORTS):  # so that nobody takes the old reports for those of the new start
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
-def _the_run(container: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in container.items() if key not in _NOT_THE_RUN}
+_STATE, _REPORTS, _ADAPTER = "checkpoint.json", "result.json", "adapter"
 
 
 def reports_on_disk(folder: Path) -> list[dict[str, Any]]:
     """Return the reports that count in a run's folder, none where there are none or they cannot be read."""
     try:
-        count = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["reports"]
-        lines = (folder / "result.json").read_text(encoding="utf-8").splitlines()[:count]
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError):
+        state = _state(folder)
+    except ValueError:
         return []
+    rows: list[dict[str, Any]] = state["rows"] if state else []
+    return rows
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    """Return what ``checkpoint.json`` holds, None where there is none.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if not isinstance(state, dict) or state.pop("checksum", None) != _checksum(state):
+        raise ValueError("its content does not fit its checksum")
+    return state
+
+
+def _checksum(state: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(state, sort_keys=True).encode()):08x}"
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """Save the config in a new folder; compare it with the one that is there."""
+    path = folder / "config.yaml"
+    mine = _the_run(to_container(config))
+    theirs = _their_run(path)
+    if theirs is None:
+        try:
+            files.write_yaml(path, to_container(config))
+        except OSError as error:
+            rule = f"output_dir: cannot write in {folder} ({error.strerror})"
+            raise UserError(f"{rule}\n  fix: output_dir=FOLDER that you may write to and that has room") from None
+    elif theirs != mine:
+        changed = sorted(
+            f"{group}.{key}"
+            for group in mine
+            if isinstance(mine[group], dict) and isinstance(theirs.get(group), dict)
+            for key in mine[group]
+            if mine[group][key] != theirs[group].get(key)
+        )
+        raise UserError(
+            f"{folder} holds a run of another config (differs in {', '.join(changed) or 'seed'}); "
+            f"to train this one: output_dir=ANOTHER_FOLDER"
+        )
+
+
+def _their_run(path: Path) -> dict[str, Any] | None:
+    """Return what decides the run whose config is saved at ``path``, None where no run has got anywhere.
+
+    Raises:
+        UserError: the config is damaged, and there are reports that it may belong to.
+    """
+    try:
+        container = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        container = None
+    if isinstance(container, dict) and "training" in container:
+        return _the_run(container)
+    if (path.parent / _STATE).exists():
+        raise UserError(
+            f"{path} is damaged, so nothing says which config the reports beside it belong to\n"
+            f"  fix: put it back, or rm -r {path.parent}, or output_dir=ANOTHER_FOLDER"
+        )
+    log.warning("%s is damaged; written again, since no report has been made", path)
+    return None
+
+
+def _the_run(container: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in container.items() if key not in _NOT_THE_RUN}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mistral_ner import files
 from mistral_ner.config import Config, UserError, check
 from mistral_ner.errors import shown_to_the_user
 
@@ -39,7 +40,8 @@ def run(cfg: DictConfig) -> float:
             scores = "  ".join(f"{name} {metrics[name]:.4f}" for name in _SHOWN if name in metrics)
             log.info("report %d/%d  %s", number, config.training.reports, scores)
 
-        value = fit(config, report)
+        with files.full_disk_named(Path(config.output_dir)):
+            value = fit(config, report)
         log.info("best %s %.4f; adapter and tokenizer in %s/adapter", config.training.metric, value, config.output_dir)
         return value
 
