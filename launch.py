@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 import mistral_ner.hyperopt.plugins  # noqa: F401  registers the Ray Tune engine with Hydra
-from mistral_ner.errors import composition_shown_to_the_user
+from mistral_ner.composing import composition_shown_to_the_user
 
 # what a config may name to be run: a config file that somebody else wrote cannot run anything but this
 RUNNABLE = ["mistral_ner.hyperopt.plugins.*", "hydra._internal.core_plugins.*", "hydra_plugins.*"]

@@ -8,16 +8,40 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from mistral_ner.config import known_keys, nearest
+from mistral_ner.errors import composing, full_errors, show
 
 _ALL_KEYS = "python launch.py --cfg job shows every key"
+
+
+@contextmanager
+def composition_shown_to_the_user() -> Iterator[None]:
+    """Print what Hydra cannot compose (an unknown key, a broken file) as one message of ours, and exit with 1.
+
+    It lasts until :func:`mistral_ner.errors.shown_to_the_user` is entered, by the job or the engine that Hydra hands
+    the config to. With ``HYDRA_FULL_ERROR=1`` it does nothing.
+    """
+    if full_errors():
+        yield
+        return
+    composing.begin()
+    try:
+        yield
+    # Hydra lets pass what YAML and the file system raise, and raises builtin errors itself
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, RuntimeError, ValueError) as error:
+        if not composing.active:
+            raise
+        show(explain(error))
+    finally:
+        composing.end()
 
 
 def explain(error: BaseException) -> str:

@@ -8,60 +8,50 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-import yaml
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from mistral_ner.config import UserError
 
-_FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: it lets errors through instead of printing them itself
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's switch: it lets errors through instead of printing them itself
+
+
+def full_errors() -> bool:
+    """Whether tracebacks were asked for by ``HYDRA_FULL_ERROR=1``."""
+    return os.environ.get(FULL_ERROR, "") not in ("", "0")
 
 
 @contextmanager
 def shown_to_the_user(debug: bool = False) -> Iterator[None]:
     """Print a :class:`UserError` and exit with 1; with ``debug`` or ``HYDRA_FULL_ERROR=1`` let it through."""
-    global _composing
-    if _composing:  # the config is whole: what comes from here on is no fault of the command line
-        _composing = False
-        os.environ.pop(_FULL_ERROR, None)
+    composing.end()  # the config is whole: what comes from here on is no fault of the command line
     try:
         yield
     except UserError as error:
-        if debug or os.environ.get(_FULL_ERROR, "") not in ("", "0"):
+        if debug or full_errors():
             raise
-        _show(str(error))
+        show(str(error))
 
 
-@contextmanager
-def composition_shown_to_the_user() -> Iterator[None]:
-    """Print what Hydra cannot compose (an unknown key, a broken file) as one message of ours, and exit with 1.
-
-    It lasts until :func:`shown_to_the_user` is entered, by the job or the engine that Hydra hands the config to.
-    """
-    global _composing
-    if os.environ.get(_FULL_ERROR, "") not in ("", "0"):
-        yield
-        return
-    os.environ[_FULL_ERROR] = "1"
-    _composing = True
-    try:
-        yield
-    # Hydra lets pass what YAML and the file system raise, and raises builtin errors itself
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, RuntimeError, ValueError) as error:
-        if not _composing:
-            raise
-        from mistral_ner.composing import explain
-
-        _show(explain(error))
-    finally:
-        if _composing:
-            _composing = False
-            os.environ.pop(_FULL_ERROR, None)
-
-
-_composing = False
-
-
-def _show(message: str) -> NoReturn:
+def show(message: str) -> NoReturn:
+    """Print ``message`` and exit with 1."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1) from None
+
+
+class Composing:
+    """The time in which Hydra composes and its errors are to come through to :mod:`mistral_ner.composing`."""
+
+    def __init__(self) -> None:
+        self.active = False
+
+    def begin(self) -> None:
+        """Make Hydra let its errors through."""
+        self.active = True
+        os.environ[FULL_ERROR] = "1"
+
+    def end(self) -> None:
+        """Leave errors to Hydra again, and the environment of processes started from here on as it was."""
+        if self.active:
+            self.active = False
+            os.environ.pop(FULL_ERROR, None)
+
+
+composing = Composing()

@@ -362,16 +362,16 @@ SINGLE_FAULTS: list[tuple[list[str], str]] = [
         ["hyperopt=combined"],
         "hyperopt=combined is a search, which needs -m; fix: python launch.py hyperopt=combined -m",
     ),
-    (["hyperopt=bayes"], "Available options in 'hyperopt': asha base combined none"),
-    (["trainig=default"], "Could not override 'trainig'"),
-    (["training.lerning_rate=3"], "Key 'lerning_rate' is not in struct. Did you mean: 'learning_rate'?"),
+    (["hyperopt=bayes"], "hyperopt: must be one of asha, combined, none, optuna, random, found 'bayes'"),
+    (["trainig=default"], "trainig: unknown key (did you mean 'training'?) fix: training=default"),
+    (["training.lerning_rate=3"], "unknown key (did you mean 'training.learning_rate'?) fix: training.learning_rate=3"),
     (["training.learning_rate=[1,"], "no viable alternative at input '[1,'"),
     (["data.train_file=${nope}"], "data.train_file: Interpolation key 'nope' not found"),
     (["data=files"], "data.train_file: data=files needs a training file fix: data.train_file=PATH"),
     (["data=wnut17", "data.hub_name=null"], "data.hub_name: data.source=hub needs a data set's name"),
     (
         ["-m", "hyperopt=combined", "~search_space.nope"],
-        "Could not delete from config. 'search_space.nope' does not exist",
+        "~search_space.nope: there is no such key",
     ),
     (["-m", "hyperopt=combined", "search_space.warmup_ratio.high=1.5"], "cannot take: must be less than 1, found 1.5"),
     (["-m", "hyperopt=combined", "search_space.lora_r.choices=[0,8]"], "cannot take: must be at least 1, found 0"),
@@ -385,8 +385,7 @@ SINGLE_FAULTS: list[tuple[list[str], str]] = [
 def assert_refused(done: Done, folder: Path) -> None:
     assert done.returncode == 1, shown(done)
     assert "Traceback" not in done.stdout + done.stderr
-    left = {name for name in files_in(folder) if not re.match(r"outputs/[^/]+/[^/]+/(\.hydra/|launch\.log$)", name)}
-    assert left == set(), "only Hydra's own record of a single run may be there"
+    assert list(folder.iterdir()) == []
 
 
 def test_the_table_of_faults_is_long_enough() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from mistral_ner.config import Config, ConfigError, check, known_keys, read, to_container
+from mistral_ner.check import build, setting
+from mistral_ner.config import Config, ConfigError, Fault, ModelConfig, check, known_keys, nearest, read, to_container
 
 
 def faults_of(**parts: Any) -> list[str]:
@@ -79,9 +83,65 @@ def test_every_fault_at_once_each_with_its_fix() -> None:
 
 
 def test_broken_interpolation_is_a_fault() -> None:
-    config, found = read({"output_dir": "o", "seed": "${nowhere}"})
+    config, found = read(OmegaConf.create({"output_dir": "o", "seed": "${nowhere}"}))
     assert config is None
-    assert "nowhere" in str(found[0])
+    assert str(found[0]) == (
+        "seed: Interpolation key 'nowhere' not found\n      fix: seed=VALUE, or mend the ${...} there"
+    )
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "${seed}", "8 model=x"])
+def test_what_was_resolved_once_is_data(text: str) -> None:
+    config = check({"output_dir": "o", "model": {"model_name": text}})
+    assert config.model.model_name == text
+    assert check(config).model.model_name == text
+    assert check(to_container(config)).model.model_name == text
+    assert check({"output_dir": "o", "model": OmegaConf.create({"model_name": "a${.lora_r}", "lora_r": 8})}).model == (
+        ModelConfig(model_name="a8", lora_r=8)
+    )
+
+
+def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = faults_of(output_dir=str(tmp_path / "file/x/y"), hyperopt={"results_dir": str(tmp_path / "file")})
+    below = f"must be a folder that can be made, cannot write below the file {tmp_path}/file"
+    assert found == [f"{key}: {below}\n      fix: {key}=FOLDER" for key in ("output_dir", "hyperopt.results_dir")]
+    assert faults_of(output_dir="x" * 300, hyperopt={"study_name": "é" * 99}) == []
+    (fault,) = faults_of(hyperopt={"study_name": "é" * 101})
+    assert "is a folder's name of at most 200 bytes, found 101 letters" in fault
+
+
+def test_a_value_for_a_group_has_a_fix() -> None:
+    assert faults_of(training=3) == [
+        "training: must be a group of keys, found 3\n      fix: write training: {KEY: VALUE}"
+    ]
+
+
+@dataclass
+class Inner:
+    size: int = setting(3, low=1)
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Outer:
+    must: str
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_the_machine_works_for_any_schema() -> None:
+    """check.py knows nothing of this project's keys."""
+    found: list[Fault] = []
+    built = build(Outer, {"must": "x", "inner": {"size": "4", "nams": []}}, "", found)
+    assert (built.must, built.inner.size, built.inner.names) == ("x", 4, [])
+    assert [str(fault) for fault in found] == [
+        "inner.nams: unknown key (did you mean 'names'?)\n      fix: ~inner.nams"
+    ]
+    found.clear()
+    assert build(Outer, {}, "", found) is None
+    assert [fault.key for fault in found] == ["must"]
+    assert nearest("siez", ["size", "names"]) == " (did you mean 'size'?)"
+    assert nearest("q", ["size", "names"]) == ""
 
 
 def test_known_keys_are_leaves() -> None:

@@ -26,13 +26,14 @@ LAYERS = (
     ("progress", "trainer", "train", "predict"),
     ("hyperopt.search_space",),
     ("hyperopt.faults", "hyperopt.plan"),
-    ("hyperopt.samplers", "hyperopt.study"),
+    ("hyperopt.samplers", "hyperopt.signals", "hyperopt.storage", "hyperopt.study"),
+    ("hyperopt.leader",),
     ("hyperopt.watch",),
     ("hyperopt.report",),
     ("hyperopt.results",),
     ("hyperopt",),  # the engines and whatever they share
     ("hyperopt.plugins",),
-    ("run",),
+    ("run", "composing"),
     ("launch",),
 )
 
@@ -145,7 +146,7 @@ def test_strangers_do_not_know_each_other(one: str, other: str) -> None:
 
 def test_only_the_edge_knows_hydra_and_only_the_search_knows_ray_and_optuna() -> None:
     """The objective gets a config and a callable: it could be run by anything."""
-    allowed = {"hydra": ("run", "launch", "hyperopt"), "ray": ("hyperopt",), "optuna": ("hyperopt",)}
+    allowed = {"hydra": ("run", "composing", "launch", "hyperopt"), "ray": ("hyperopt",), "optuna": ("hyperopt",)}
     for library, places in allowed.items():
         users = {name for name, tree in modules().items() if library in _top_names(tree)}
         assert users, f"nothing imports {library}"
