@@ -56,6 +56,11 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def redacted(text: str) -> str:
+    """Return ``text`` with the passwords in its URLs replaced by ``***``."""
+    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """Return the CRC-32 of every file directly in ``folder``, by name."""
     return {path.name: f"{zlib.crc32(path.read_bytes()):08x}" for path in sorted(folder.iterdir()) if path.is_file()}
@@ -86,7 +91,7 @@ def _system_error(error: BaseException | None) -> int:
             return error.errno
         if found := re.search(r"os error (\d+)", str(error)):  # safetensors and tokenizers, which are Rust
             return int(found[1])
-        if "PytorchStreamWriter failed" in str(error):  # torch.save says no more than that
+        if "inline_container.cc" in str(error):  # the part of torch.save that writes says no more than where it failed
             return errno.ENOSPC
         error = error.__cause__ or error.__context__
     return 0

@@ -202,7 +202,7 @@ def _claim(folder: Path, config: Config) -> None:
     theirs = _their_run(path)
     if theirs is None:
         try:
-            files.write_yaml(path, to_container(config))
+            files.write_yaml(path, _without_passwords(to_container(config)))
         except OSError as error:
             rule = f"output_dir: cannot write in {folder} ({error.strerror})"
             raise UserError(f"{rule}\n  fix: output_dir=FOLDER that you may write to and that has room") from None
@@ -218,6 +218,11 @@ def _claim(folder: Path, config: Config) -> None:
             f"{folder} holds a run of another config (differs in {', '.join(changed) or 'seed'}); "
             f"to train this one: output_dir=ANOTHER_FOLDER"
         )
+
+
+def _without_passwords(container: dict[str, Any]) -> dict[str, Any]:
+    hyperopt = container["hyperopt"]
+    return {**container, "hyperopt": {**hyperopt, "storage_url": files.redacted(hyperopt["storage_url"] or "") or None}}
 
 
 def _their_run(path: Path) -> dict[str, Any] | None:

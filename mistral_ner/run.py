@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mistral_ner import files
-from mistral_ner.config import Config, UserError, check
+from mistral_ner.config import UserError, check
 from mistral_ner.errors import shown_to_the_user
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,9 @@ def run(cfg: DictConfig) -> float:
                 f"hyperopt={config.hyperopt.strategy} is a search, which needs -m; "
                 f"fix: python launch.py hyperopt={config.hyperopt.strategy} -m"
             )
-        _check_inputs(config)
+        from mistral_ner.inputs import check_inputs
+
+        check_inputs(config)
         from mistral_ner.train import fit
 
         def report(number: int, metrics: dict[str, float]) -> None:
@@ -47,15 +49,6 @@ def run(cfg: DictConfig) -> float:
 
 
 _SHOWN = ("eval_loss", "eval_precision", "eval_recall", "eval_f1")
-
-
-def _check_inputs(config: Config) -> None:
-    """Read the data and look at the model's files, which takes no torch: a person learns of a fault in a second."""
-    from mistral_ner.data.read import read_ahead
-    from mistral_ner.model.source import check_model
-
-    check_model(config.model)
-    read_ahead(config.data)
 
 
 @contextlib.contextmanager
@@ -82,8 +75,9 @@ def _close_logs(folder: Path) -> None:
 
 
 def _remove_empty_parents(folder: Path) -> None:
-    """Remove the day's folder, and ``outputs``, where they are empty now and lie in the working directory."""
+    """Remove the day's folder, and ``outputs``, where they lie in the working directory and hold nothing else now."""
     for parent in folder.parents[:2]:
-        if Path.cwd() not in parent.parents or any(parent.iterdir()):
+        if Path.cwd() not in parent.parents or {path.name for path in parent.iterdir()} - {"multirun.yaml"}:
             return
+        (parent / "multirun.yaml").unlink(missing_ok=True)  # of an ordinary sweep
         parent.rmdir()

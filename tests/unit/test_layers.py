@@ -23,7 +23,7 @@ LAYERS = (
     ("check",),
     ("config", "metrics", "files", "errors", "schedule"),
     ("data", "model"),
-    ("progress", "trainer", "train", "predict"),
+    ("inputs", "progress", "trainer", "train", "predict"),
     ("hyperopt.search_space",),
     ("hyperopt.faults", "hyperopt.plan"),
     ("hyperopt.samplers", "hyperopt.signals", "hyperopt.storage", "hyperopt.study"),
