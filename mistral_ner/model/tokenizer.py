@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mistral_ner.config import ModelConfig, UserError
-from mistral_ner.model.source import check_model, hub_options, loading_errors, locate
+from mistral_ner.model.source import hub_options, loading_errors, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,7 +32,6 @@ def load_tokenizer(model: ModelConfig, train_sentences: Iterable[list[str]] | No
         if train_sentences is None:
             raise ValueError("a random_init model needs train_sentences to train its tokenizer")
         return train_tokenizer(train_sentences)
-    check_model(model)  # the weights as well: a tokenizer is asked for first, before a study exists
     source = locate(model)
     with loading_errors(model):
         return _ready(_own_tokenizer(source, model), source)

@@ -46,7 +46,7 @@ def test_random_weights_are_the_same_in_every_process():
 
 
 def test_a_folder_is_loaded_with_its_own_weights(folder):
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
     base = base_model(ModelConfig(model_name=str(folder)), VOCAB)
     saved = load_file(folder / "model.safetensors")
@@ -160,7 +160,9 @@ def test_no_token_classification_head(folder):
     from transformers import ViTConfig
 
     ViTConfig(hidden_size=32).save_pretrained(folder)
-    (folder / "model.safetensors").write_bytes(b"")
+    from safetensors.torch import save_file
+
+    save_file({}, folder / "model.safetensors")
     assert "has no token-classification head" in message_of(ModelConfig(model_name=str(folder)))
 
 
