@@ -46,7 +46,7 @@ def test_random_weights_are_the_same_in_every_process():
 
 
 def test_a_folder_is_loaded_with_its_own_weights(folder):
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     base = base_model(ModelConfig(model_name=str(folder)), VOCAB)
     saved = load_file(folder / "model.safetensors")
