@@ -4,6 +4,9 @@ VENV   ?= .venv
 ARGS   ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+BEST   ?=
+CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
+CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev prod train test check smollm2 clean
@@ -25,8 +28,8 @@ dev: install  ## search with the development budget: 20 trials, 4 at once
 prod: install  ## search with the production budget: 100 trials, 8 at once
 	$(BIN)/python launch.py hyperopt=combined budget=prod -m $(ARGS)
 
-train: install  ## train one model
-	$(BIN)/python launch.py $(ARGS)
+train: install  ## train one model; BEST=multirun/STUDY trains what a search found, BEST=FILE.yaml a copy of it
+	$(BIN)/python launch.py $(if $(BEST),--config-dir $(CONFIG_DIR) --config-name $(CONFIG_NAME)) $(ARGS)
 
 test: install  ## run all the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from mistral_ner.model.base import base_model as base_model
     from mistral_ner.model.base import forget_base as forget_base
     from mistral_ner.model.stored import load_adapter as load_adapter
+    from mistral_ner.model.stored import load_trained as load_trained
     from mistral_ner.model.stored import merged_model as merged_model
     from mistral_ner.model.stored import save_adapter as save_adapter
+    from mistral_ner.model.stored import save_merged as save_merged
     from mistral_ner.model.tokenizer import load_saved_tokenizer as load_saved_tokenizer
     from mistral_ner.model.tokenizer import load_tokenizer as load_tokenizer
 
@@ -37,8 +39,10 @@ _MODULE_OF = {
     "base_model": "base",
     "forget_base": "base",
     "load_adapter": "stored",
+    "load_trained": "stored",
     "merged_model": "stored",
     "save_adapter": "stored",
+    "save_merged": "stored",
     "load_saved_tokenizer": "tokenizer",
     "load_tokenizer": "tokenizer",
 }

@@ -1,24 +1,135 @@
-"""Adapters on disk: ``adapter_model.safetensors`` and ``adapter_config.json``, as peft reads them too."""
+"""Trained models on disk: adapters, as peft reads them too, and merged models, as transformers does.
+
+An adapter's folder has ``adapter_model.safetensors``, ``adapter_config.json``, the tokenizer, ``labels.json`` (the
+names of the outputs, in order) and ``config.yaml`` (the resolved config that trained it, which says what base model it
+belongs on). It can be moved and copied. A merged model's folder is a plain transformers checkpoint with its tokenizer.
+"""
 
 # mypy: allow-untyped-calls
 # (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
+import yaml
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from mistral_ner.config import ModelConfig, UserError
+from mistral_ner.config import Config, ModelConfig, UserError, check
+from mistral_ner.metrics import entity_types
 from mistral_ner.model.adapter import attach
-from mistral_ner.model.base import load_base
+from mistral_ner.model.base import load_base, quiet
+from mistral_ner.model.hardware import device, frozen_dtype
+from mistral_ner.model.source import check_weights
+from mistral_ner.model.tokenizer import load_saved_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
+CONFIG = "config.yaml"
+LABELS = "labels.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, ready to tag: in eval mode, on this process's device."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerFast
+    labels: list[str]
+    config: Config | None  # None for a merged model without the config that trained it
+
+
+def trained_folder(folder: str | Path) -> Path:
+    """Return where the model lies: ``folder``, its ``final/`` (of a search) or its ``adapter/`` (of a training).
+
+    Raises:
+        UserError: there is no trained model.
+    """
+    folder = Path(folder).expanduser()
+    for place in (folder, folder / "final", folder / "adapter"):
+        if (place / WEIGHTS).is_file() or ((place / "config.json").is_file() and any(place.glob("*.safetensors"))):
+            return place
+    if not folder.is_dir():
+        raise UserError(
+            f"a model must be a folder, found {'a file' if folder.exists() else 'nothing'} at {folder}; "
+            "name a folder such as multirun/STUDY/final or outputs/DATE/TIME/adapter"
+        )
+    inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise UserError(
+        f"a trained model's folder must hold {WEIGHTS} (an adapter) or config.json and *.safetensors (a merged model), "
+        f"found {inside} in {folder}; name a folder such as multirun/STUDY/final or outputs/DATE/TIME/adapter"
+    )
+
+
+def load_trained(folder: str | Path) -> Trained:
+    """Load the model in ``folder`` (as :func:`trained_folder` finds it) for tagging.
+
+    Raises:
+        UserError: there is no trained model, a part of it is missing or broken, or its base model cannot be loaded.
+    """
+    place = trained_folder(folder)
+    config, tokenizer = _saved_config(place), load_saved_tokenizer(place)
+    if not (place / WEIGHTS).is_file():
+        model = _whole(place, config)
+        # a dict with numbers as keys, in any order
+        names = cast(dict[int, str], model.config.id2label)
+        labels = [names[index] for index in sorted(names)]
+        return Trained(model, tokenizer, _checked_labels(labels, place), config)
+    if config is None:
+        raise UserError(
+            f"an adapter's folder must hold {CONFIG}, which says what base model it belongs on, found none in {place}; "
+            f"copy the one of the training into it"
+        )
+    labels = saved_labels(place)
+    settings = replace(config.model, gradient_checkpointing=False)
+    base = load_base(settings, len(tokenizer))
+    attached = attach(settings, base, labels, seed=0)
+    load_adapter(attached, place)
+    attached.eval()
+    return Trained(attached, tokenizer, labels, config)
+
+
+def saved_labels(folder: str | Path) -> list[str]:
+    """Return the names of the outputs of the adapter in ``folder``, in order.
+
+    Raises:
+        UserError: they are not there, or are no IOB2 labels.
+    """
+    path = Path(folder) / LABELS
+    try:
+        return _checked_labels(json.loads(path.read_text(encoding="utf-8")), Path(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"an adapter's folder must hold {LABELS}, a list of the labels in the order of the outputs, found none "
+            f"that can be read in {folder} ({error}); train it again, or write the list"
+        ) from None
+
+
+def save_merged(config: Config, labels: Sequence[str], adapter: str | Path, folder: str | Path) -> None:
+    """Write base plus adapter into ``folder`` as one plain transformers checkpoint, with its tokenizer; whole or not.
+
+    ``transformers.pipeline("token-classification", model=folder)`` reads it, without this project and without peft.
+
+    Raises:
+        UserError: as :func:`merged_model`.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    tokenizer = load_saved_tokenizer(adapter)
+    with quiet():
+        merged_model(config.model, labels, len(tokenizer), adapter).save_pretrained(str(temporary))
+    tokenizer.save_pretrained(str(temporary))
+    shutil.copy2(Path(adapter) / CONFIG, temporary / CONFIG)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
 
 
 def save_adapter(attached: PeftModel, folder: str | Path) -> None:
@@ -45,7 +156,10 @@ def load_adapter(attached: PeftModel, folder: str | Path) -> None:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise UserError(f"a trained adapter must hold {WEIGHTS}, found none in {folder}; name the folder of one")
-    state = load_file(path)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} must be a safetensors file, but cannot be read ({error}); copy it anew") from None
     own = _state(attached)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
@@ -74,6 +188,50 @@ def merged_model(model: ModelConfig, labels: Sequence[str], vocab_size: int, ada
     del merged.mistral_ner_bare
     merged.eval()
     return merged
+
+
+def _whole(folder: Path, config: Config | None) -> PreTrainedModel:
+    """Load a merged model."""
+    check_weights(str(folder))
+    settings = config.model if config is not None else ModelConfig()
+    try:
+        with quiet():
+            model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(
+                str(folder), dtype=frozen_dtype(settings), use_safetensors=True, local_files_only=True
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"the model in {folder} cannot be loaded ({str(error).splitlines()[0]}); name the folder of a trained model"
+        ) from None
+    if getattr(model.config, "is_causal", None) is False:
+        for module in model.modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = False  # type: ignore[assignment]  # what flash attention asks, and no file keeps
+    model.to(device())  # type: ignore[arg-type]
+    return model
+
+
+def _saved_config(folder: Path) -> Config | None:
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        return check(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} must be a config that a training wrote, but cannot be read: {error}") from None
+
+
+def _checked_labels(labels: object, folder: Path) -> list[str]:
+    try:
+        if not isinstance(labels, list) or len(labels) < 2:
+            raise ValueError(f"found {labels!r}")
+        entity_types(labels)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"a tagger's labels must be O, B-TYPE and I-TYPE, but those in {folder} are others ({error}); name the "
+            "folder of a trained tagger"
+        ) from None
+    return labels
 
 
 def _state(attached: PeftModel) -> dict[str, torch.Tensor]:

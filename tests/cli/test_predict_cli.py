@@ -1,0 +1,112 @@
+"""``python -m mistral_ner.predict`` as a process, and ``make train BEST=…``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any], toy_files: dict[str, str]) -> Path:
+    """The folder of a tiny training that has learned its sentences."""
+    from mistral_ner.model import forget_base
+    from mistral_ner.train import fit
+
+    folder = tmp_path_factory.mktemp("trained")
+    config = {
+        "output_dir": str(folder / "run"),
+        "model": {**tiny_model, "lora_r": 8},
+        "data": {"source": "files", **toy_files, "cache_dir": str(folder / "cache")},
+        "training": {"num_epochs": 8, "reports": 3, "learning_rate": 1e-2, "threads": 1},
+    }
+    assert fit(config) > 0.9
+    forget_base()
+    return folder / "run"
+
+
+def predict(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "mistral_ner.predict", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        input=stdin,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_standard_input_comes_back_whole(model: Path) -> None:
+    texts = ["Ada Li saw Oslo .", "", "東京 \u202eعربي\u202c 👩\u200d👩\u200d👧 a\0b", "  Bo Li left Rome . "]
+    done = predict(model, stdin="\n".join(texts).encode())
+    assert (done.returncode, done.stderr) == (0, b"")
+    rows = [json.loads(line) for line in done.stdout.decode().split("\n")[:-1]]
+    assert [row["text"] for row in rows] == texts
+    assert [(e["type"], e["text"]) for e in rows[0]["entities"]] == [("PER", "Ada Li"), ("LOC", "Oslo")]
+    for row in rows:
+        assert all(row["text"][e["start"] : e["end"]] == e["text"] for e in row["entities"])
+
+
+def test_json_lines_keep_what_else_they_hold(model: Path, tmp_path: Path) -> None:
+    rows = [{"id": 7, "tokens": ["Ada", "Li", "saw", "Oslo", "."]}, {"text": "Bo Li left Rome .", "x": None}]
+    (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
+    done = predict(model, "--file", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    first, empty, second = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert empty == ""
+    assert json.loads(first)["id"] == 7
+    assert json.loads(first)["ner_tags"] == ["B-PER", "I-PER", "O", "B-LOC", "O"]
+    assert [(e["start"], e["end"]) for e in json.loads(first)["entities"]] == [(0, 6), (11, 15)]
+    assert json.loads(second)["x"] is None
+    assert [e["text"] for e in json.loads(second)["entities"]] == ["Bo Li", "Rome"]
+
+
+@pytest.mark.parametrize("column", ["", "\tB-LOC"])
+def test_conll_lines_get_tags(model: Path, tmp_path: Path, column: str) -> None:
+    words = ["Ada", "Li", "saw", "Oslo", "."]
+    block = "".join(f"{word}{column}\n" for word in words)
+    (tmp_path / "in.conll").write_text(f"# sent_id = 1\n{block}\n\n-DOCSTART-\n\n{block}")
+    done = predict(model, "--file", tmp_path / "in.conll")
+    assert done.returncode == 0, done.stderr
+    tagged = "".join(f"{word}\t{tag}\n" for word, tag in zip(words, ["B-PER", "I-PER", "O", "B-LOC", "O"], strict=True))
+    assert done.stdout.decode() == f"# sent_id = 1\n{tagged}\n\n-DOCSTART-\n\n{tagged}"
+
+
+def test_mistakes_are_one_message(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    latin = predict(model, "--output", tmp_path / "out" / "x", stdin=b"fine\nB\xf6\n")
+    assert latin.returncode == 1
+    assert latin.stderr.startswith(b"error: standard input:2: text must be UTF-8")
+    assert list((tmp_path / "out").iterdir()) == []  # nothing half-written
+    for arguments, message in (
+        ([tmp_path, "--text", "x"], b"must hold adapter_model.safetensors"),
+        ([model, "--file", tmp_path / "none.txt"], b"No such file"),
+        ([model, "--format", "xml"], b"invalid choice: 'xml'"),
+        ([model, "--max-length", "7"], b"whole number of at least 8"),
+    ):
+        done = predict(*arguments)
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert b"Traceback" not in done.stderr
+        assert done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ("multirun/x", "--config-dir multirun/x --config-name best_config"),
+        ("a/winner.yaml", "--config-dir a/ --config-name winner"),
+        ("", "launch.py seed=1"),
+    ],
+)
+def test_make_train_takes_a_best_config(best: str, expected: str) -> None:
+    command = ["make", "-n", "train", f"BEST={best}", "ARGS=seed=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert expected in " ".join(done.stdout.splitlines()[-1].split())
