@@ -147,7 +147,7 @@ class HyperoptConfig:
     warm_start: str | None = None  # an earlier study (its name or folder) whose trials inform the sampler
     resume: bool = False  # go on with the study of this name
     max_failures: int = _value(1, low=0)  # of one trial, from transient causes; it goes on from its last report
-    max_failure_rate: float = _value(1 / 3, low=0, high=1)  # of at least six trials; more of them end the search
+    max_failure_rate: float = _value(0.3333, low=0, high=1)  # of at least six trials; more of them end the search
     optuna_enabled: bool | None = None  # null: as the strategy says, with which it must agree
     asha_enabled: bool | None = None
     optuna_sampler: str = _value("TPE", choices=("TPE", "CMA", "Random", "GPSampler", "QMC"))

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -17,7 +18,7 @@ from mistral_ner.errors import shown_to_the_user
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig) -> float:
+def run(cfg: DictConfig) -> Any:
     """Train ``cfg`` and return its metric; faults are shown before anything heavy is imported."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -25,7 +26,7 @@ def run(cfg: DictConfig) -> float:
     if cfg.get("hyperopt") and cfg.hyperopt.get("trial") is not None:
         from mistral_ner.hyperopt.job import run_job
 
-        return run_job(check(cfg))  # its errors are the engine's to name
+        return run_job(check(cfg), int(cfg.hyperopt.trial))  # its errors are the engine's to name
     with shown_to_the_user(debug=bool(hydra.verbose)), _nothing_left(Path(hydra.runtime.output_dir)):
         config = check(cfg)
         if config.hyperopt.strategy != "none":

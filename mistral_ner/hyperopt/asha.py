@@ -8,9 +8,12 @@ because a training that is called again goes on in its folder.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
@@ -43,11 +46,20 @@ class Promotion:
         if report not in self.rungs:
             return False
         self.values.setdefault(report, {})[trial] = value
+        self.paused.discard(trial)
         if trial in self._best(report):
             self.promoted.add((report, trial))
             return False
         self.paused.add(trial)
         return True
+
+    def settle(self, trials: Iterable[FrozenTrial]) -> None:
+        """Set right who waits, after the reports of an earlier run were recorded in any order."""
+        for trial in trials:
+            last = max(trial.intermediate_values, default=0)
+            self.promoted |= {(rung, trial.number) for rung in self.rungs if rung < last}
+            if trial.state != TrialState.RUNNING or last not in self.rungs:
+                self.paused.discard(trial.number)
 
     def next(self) -> int | None:
         """Return the trial that goes on, of the highest rung that has one, or None."""
@@ -74,7 +86,11 @@ def promotion(plan: Plan) -> Promotion | None:
 
 
 class StudyASHA(DriverOnly, ASHAScheduler):
-    """ASHA over reports; every report is recorded in the study before it is judged."""
+    """ASHA over reports; every report is recorded in the study before it is judged.
+
+    Trials are known by their number in the study, so that one that goes on in another worker, or in a resumed search,
+    is the same trial at every rung.
+    """
 
     def __init__(self, study: Study, watch: Watch, rule: Promotion | None) -> None:
         hyperopt = study.plan.config.hyperopt
@@ -88,6 +104,64 @@ class StudyASHA(DriverOnly, ASHAScheduler):
             brackets=hyperopt.asha_brackets,
         )
         self.study, self.watch, self.rule = study, watch, rule
+        self.stopped: set[int] = set()
+        self._passed: dict[int, set[str]] = {}  # trials that went on, by the rung they went on from
+        for trial in study.trials:
+            for report, value in sorted(trial.intermediate_values.items()):
+                self.judge(trial.number, report, value)
+        self.stopped.clear()
+        if rule is not None:
+            rule.settle(study.trials)
+
+    def judge(self, number: int, report: int, value: float) -> bool:
+        """Whether a trial stops, or pauses, at this report; remembers the report for the trials to come."""
+        if not math.isfinite(value):
+            return True
+        if report >= self.study.plan.reports_per_trial:
+            return False  # its last: fit ends by itself, once the adapter is in place
+        if self.rule is not None:
+            return self.rule.reported(number, report, value)
+        stop = self._stops(number, report, self.study.plan.sign * value)
+        if stop:
+            self.stopped.add(number)
+        return stop
+
+    def _stops(self, number: int, report: int, value: float) -> bool:
+        bracket, known = self._bracket(number), _Known(str(number))
+        rung = next(
+            (recorded for at, recorded in bracket._rungs if report >= at and known.trial_id not in recorded), None
+        )
+        if rung is None:
+            return False
+        crowded = self._crowded(bracket, rung, value)
+        stop = bool(bracket.on_result(known, report, value) == self.STOP) or crowded
+        if not stop:
+            self._passed.setdefault(id(rung), set()).add(known.trial_id)
+        return bool(stop)
+
+    def _crowded(self, bracket: Any, rung: dict[str, float], value: float) -> bool:
+        """Whether a trial that ties with the cutoff stops: enough that were as good have gone on.
+
+        Ray lets every tie go on. Entity F1 is exactly 0 for many settings at the first rungs, and all of those would
+        then run to their end.
+        """
+        if value != bracket.cutoff(rung):
+            return False
+        passed = sum(rung[trial] >= value for trial in self._passed.get(id(rung), ()))
+        return passed >= (len(rung) + 1) / bracket.rf
+
+    def _bracket(self, number: int) -> Any:
+        if number not in self._trial_info:
+            sizes = np.array([len(bracket._rungs) for bracket in self._brackets])
+            weights = np.exp(sizes - sizes.max())
+            drawn = np.random.default_rng([self.study.plan.config.seed, number]).choice(
+                len(sizes), p=weights / weights.sum()
+            )
+            self._trial_info[number] = self._brackets[drawn]
+        return self._trial_info[number]
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Nothing to do: a trial's bracket follows from its number."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the report and decide whether the trial goes on."""
@@ -96,11 +170,17 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         number, report = trial.config["number"], result[REPORT]
         value = self.study.report(number, report, result)
         self.watch.reported(number, report, value)
-        if not math.isfinite(value):
-            return str(self.STOP)
-        if report >= self.study.plan.reports_per_trial:
-            return str(self.CONTINUE)  # its last: fit ends by itself, once the adapter is in place
-        if self.rule is not None:
-            return str(self.STOP if self.rule.reported(number, report, value) else self.CONTINUE)
-        metric = self.study.plan.config.hyperopt.metric
-        return str(super().on_trial_result(tune_controller, trial, {REPORT: report, metric: value}))
+        return str(self.STOP if self.judge(number, report, value) else self.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Nothing to do: every report was judged when it came."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Nothing to do: what the trial reported still counts."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What Ray's bracket asks of a trial."""
+
+    trial_id: str

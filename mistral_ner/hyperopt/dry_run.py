@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.samplers import remark
 
 
 def describe(plan: Plan) -> None:
@@ -20,8 +21,11 @@ def describe(plan: Plan) -> None:
     facts.add_row("study", f"{hyperopt.study_name} in {plan.folder}")
     facts.add_row("strategy", hyperopt.strategy)
     facts.add_row("sampler", f"{hyperopt.optuna_sampler}, seed {plan.config.seed}")
+    if (said := remark(plan)) is not None:
+        facts.add_row("", said)
     facts.add_row("early stopping", stopping_rule(plan))
-    facts.add_row("metric", f"{hyperopt.metric} ({hyperopt.mode})")
+    second = f" and {hyperopt.second_metric} ({hyperopt.second_mode})" if hyperopt.second_metric else ""
+    facts.add_row("metric", f"{hyperopt.metric} ({hyperopt.mode}){second}")
     facts.add_row("budget", budget(plan))
     facts.add_row("reports", expected_reports(plan))
     console.print(facts)

@@ -88,6 +88,12 @@ def _budget_faults(config: Config) -> list[Fault]:
     if hyperopt.metric != config.training.metric or hyperopt.mode != config.training.mode:
         rule = f"must be the search's metric and mode ({hyperopt.metric}, {hyperopt.mode})"
         faults.append(Fault("training.metric", rule, f"hyperopt.metric={config.training.metric}"))
+    faults += _pareto_faults(config)
+    gpu = hyperopt.resources_per_trial.gpu
+    if gpu and hyperopt.ray_address is None and gpu * hyperopt.max_concurrent > (there := _gpus()):
+        rule = f"{hyperopt.max_concurrent} trials of {gpu:g} GPUs do not fit this machine's {there}"
+        fix = f"hyperopt.max_concurrent={int(there // gpu)}" if gpu <= there else "hyperopt.resources_per_trial.gpu=0"
+        faults.append(Fault("hyperopt.max_concurrent", rule, fix))
     cpu, most = hyperopt.resources_per_trial.cpu, os.cpu_count() or 1
     if cpu is not None and hyperopt.ray_address is None and cpu * hyperopt.max_concurrent > most:
         rule = f"{hyperopt.max_concurrent} trials of {cpu:g} CPUs do not fit this machine's {most}"
@@ -96,6 +102,30 @@ def _budget_faults(config: Config) -> list[Fault]:
             Fault("hyperopt.max_concurrent", rule, f"hyperopt.max_concurrent={fits}, or resources_per_trial.cpu=null")
         )
     return faults
+
+
+def _pareto_faults(config: Config) -> list[Fault]:
+    """Faults of a search for two metrics: what stops trials early compares them by one."""
+    hyperopt, faults = config.hyperopt, []
+    if hyperopt.second_metric is None:
+        return []
+    rule = "two metrics cannot be compared at a rung"
+    if uses_asha(config):
+        faults.append(Fault("hyperopt.second_metric", f"{rule}, which {hyperopt.strategy} does", "hyperopt=optuna"))
+    elif hyperopt.optuna_pruner != "none":
+        faults.append(Fault("hyperopt.optuna_pruner", f"{rule}, which a pruner does", "hyperopt.optuna_pruner=none"))
+    if hyperopt.optuna_sampler == "CMA":
+        rule = "CMA-ES looks for one metric, found hyperopt.second_metric"
+        faults.append(Fault("hyperopt.optuna_sampler", rule, "hyperopt.optuna_sampler=TPE"))
+    if hyperopt.second_metric == hyperopt.metric:
+        faults.append(Fault("hyperopt.second_metric", f"is hyperopt.metric itself, {hyperopt.metric}", "name another"))
+    return faults
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _name_faults(config: Config) -> list[Fault]:
@@ -148,6 +178,7 @@ def _space_faults(config: Config, space: SearchSpace) -> list[Fault]:
 _ACTS = {
     "optuna_sampler": ("combined", "optuna"),
     "optuna_pruner": ("optuna",),
+    "warm_start": ("combined", "optuna"),
     "optuna_n_startup_trials": ("combined", "optuna"),
     "optuna_n_warmup_steps": ("optuna",),
     "asha_type": ("combined", "asha"),

@@ -1,8 +1,11 @@
-"""One trial as a Hydra job, in whichever process the launcher runs it."""
+"""One trial of the Hydra Optuna sweeper engine, in whichever process it runs."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
+from dataclasses import dataclass
 
 import optuna
 from optuna.trial import Trial
@@ -12,29 +15,36 @@ from mistral_ner.hyperopt.logs import trial_logs
 from mistral_ner.hyperopt.plan import Plan, saved_config, trial_name
 from mistral_ner.hyperopt.samplers import pruner, quiet
 from mistral_ner.hyperopt.search_space import SearchSpace
-from mistral_ner.hyperopt.study import STARTED, reaches_target, spent_budget, storage
+from mistral_ner.hyperopt.storage import STORAGE_URL, storage
+from mistral_ner.hyperopt.study import STARTED, any_reaches_target, record, spent_budget
+from mistral_ner.hyperopt.worker import Objective, default_objective
 
 
-def run_job(config: Config) -> float:
-    """Train trial ``hyperopt.trial`` of the study that ``config`` belongs to, and report to it.
+@dataclass
+class Ended:
+    """How a trial came back: what broke it, or whether the pruner stopped it."""
+
+    failure: str | None = None
+    stopped: bool = False
+
+
+def run_job(config: Config, number: int, objective: Objective | None = None) -> Ended:
+    """Run trial ``number`` of the study that ``config`` belongs to, and report to it.
 
     What is trained is the config that the study wrote into the trial's folder, not the one that Hydra composed from
     override strings: a value from a search space stays data that way.
     """
-    from mistral_ner.train import fit
-
-    number = config.hyperopt.trial
-    assert number is not None
     plan = Plan(config, SearchSpace(()))
     folder = plan.folder / trial_name(number)
     quiet()
+    url = os.environ[STORAGE_URL] if config.hyperopt.storage_url is not None else None
     study = optuna.load_study(
-        study_name=config.hyperopt.study_name,
-        storage=storage(plan.folder, config.hyperopt.storage_url),
-        pruner=pruner(plan),
+        study_name=config.hyperopt.study_name, storage=storage(plan.folder, url), pruner=pruner(plan)
     )
+    reporter = _Reporter(plan, study, number)
     with trial_logs(folder):
-        return fit(saved_config(folder / "config.yaml"), _Reporter(plan, study, number))
+        (objective or default_objective())(saved_config(folder / "config.yaml"), reporter)
+    return Ended(stopped=reporter.stopped)
 
 
 class _Reporter:
@@ -44,16 +54,28 @@ class _Reporter:
         self.plan, self.study = plan, study
         self.trial = Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
         self.started: float = study.user_attrs[STARTED]
+        self.stopped = False
 
     def __call__(self, number: int, metrics: dict[str, float]) -> bool:
-        self.trial.report(metrics[self.plan.config.hyperopt.metric], number)
-        whole = number >= self.plan.reports_per_trial
-        return not whole and (self.trial.should_prune() or self._budget_is_spent())
+        value = record(self.plan, self.trial, number, metrics)
+        if not math.isfinite(value):
+            return True
+        if number >= self.plan.reports_per_trial:
+            return False
+        self.stopped = self.prunes()
+        return self.stopped or self._budget_is_spent()
+
+    def prunes(self) -> bool:
+        """Whether the pruner stops the trial at its latest report."""
+        if self.plan.config.hyperopt.optuna_pruner == "none":
+            return False
+        trial = self.study._storage.get_trial(self.trial._trial_id)
+        return self.study.pruner.prune(self.study, trial)
 
     def _budget_is_spent(self) -> bool:
         hyperopt, values = self.plan.config.hyperopt, list[float]()
         if hyperopt.max_reports is not None or hyperopt.target is not None:  # reading all trials is not free
             trials = self.study.get_trials(deepcopy=False)
             values = [value for trial in trials for value in trial.intermediate_values.values()]
-        reached = any(reaches_target(self.plan, value) for value in values)
+        reached = any_reaches_target(self.plan, values)
         return spent_budget(self.plan, time.time() - self.started, len(values), reached) is not None

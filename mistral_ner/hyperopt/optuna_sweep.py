@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +13,93 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import OmegaConf, open_dict
 
+from mistral_ner.hyperopt.job import Ended
+from mistral_ner.hyperopt.jobs import InProcess, InRay, Jobs, in_ray
+from mistral_ner.hyperopt.leader import lead
 from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.results import Summary, finish
+from mistral_ner.hyperopt.results import Summary, ending_in_order, finish
+from mistral_ner.hyperopt.signals import interruptible
+from mistral_ner.hyperopt.storage import STORAGE_URL
 from mistral_ner.hyperopt.study import WORKER_DIED, Asked, Study
 from mistral_ner.hyperopt.watch import Watch
+from mistral_ner.hyperopt.worker import Objective, described
 
 log = logging.getLogger(__name__)
+
+
+def search(plan: Plan, objective: Objective | None = None) -> Summary:
+    """Run a whole search without a Hydra launcher and return its summary: in this process, or with Ray where
+    ``max_concurrent`` is more than one.
+
+    Args:
+        plan: the checked search.
+        objective: called for each trial; left out, :func:`mistral_ner.train.fit`.
+
+    Raises:
+        UserError: the study exists and is not to be resumed, Ray cannot hold the trials, or no trial completed.
+    """
+
+    @contextmanager
+    def jobs() -> Iterator[Jobs]:
+        if plan.config.hyperopt.max_concurrent == 1 and plan.config.hyperopt.ray_address is None:
+            yield InProcess(plan, objective)
+            return
+        from mistral_ner.hyperopt.cluster import cluster
+
+        with cluster(plan) as resources:
+            yield in_ray(plan, resources, objective)
+
+    return run(plan, jobs)
+
+
+def run(plan: Plan, jobs: Callable[[], Any]) -> Summary:
+    """Ask for trials and give them to ``jobs()``, a context manager, until the budget is spent."""
+    if plan.config.hyperopt.storage_url is not None:
+        os.environ[STORAGE_URL] = plan.config.hyperopt.storage_url
+    with interruptible(), lead(plan) as study:
+        with Watch(study) as watch, ending_in_order(study), jobs() as pool:
+            _Loop(study, watch, pool).run()
+        return finish(study)
+
+
+class _Loop:
+    """Fills every free slot at once, and passes on what the trials report meanwhile."""
+
+    def __init__(self, study: Study, watch: Watch, jobs: Jobs) -> None:
+        self.study, self.watch, self.jobs = study, watch, jobs
+        self._shown: dict[int, int] = {}
+
+    def run(self) -> None:
+        study, jobs = self.study, self.jobs
+        while (not study.complete and not study.spent) or jobs.running:
+            while jobs.free and not study.complete and not study.spent:
+                asked = study.ask()
+                self.watch.asked(asked)
+                if not asked.again or self._goes_on(asked.number):
+                    jobs.start(asked)
+            for number, ended in jobs.ended():
+                self._see(number)
+                self.watch.ended(study.end(number, ended.failure, ended.stopped))
+            for number in jobs.running:
+                self._see(number)
+
+    def _goes_on(self, number: int) -> bool:
+        """Whether a trial that was cut off has something left to run, by the reports that were not judged yet."""
+        self._shown[number] = len(self.study.reports_of(number))
+        if self.study.catch_up(number) and self.study.prunes(number):
+            self.watch.ended(self.study.end(number, stopped=True))
+            return False
+        self._shown[number] = len(self.study.reports_of(number))
+        return True
+
+    def _see(self, number: int) -> None:
+        """Show and count the reports that a job has written since the last look."""
+        shown = self._shown.setdefault(number, 0)
+        values = self.study.reports_of(number)
+        for report in sorted(values)[shown:]:
+            self.study.count(values[report])
+            self.watch.reported(number, report, values[report])
+        self._shown[number] = len(values)
 
 
 class StudySweeper(OptunaSweeperImpl):
@@ -30,60 +112,52 @@ class StudySweeper(OptunaSweeperImpl):
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
-    def search(self) -> Summary:
-        """Run the whole search and return its summary."""
-        study = Study.create(self.plan)
-        with Watch(study) as watch, self._jobs() as jobs:
-            while (not study.complete and not study.spent) or jobs.running:
-                while jobs.free and not study.complete and not study.spent:
-                    asked = study.ask()
-                    watch.asked(asked)
-                    jobs.start(asked)
-                for number, returned in jobs.ended():
-                    self._seen(study, watch, number)
-                    watch.ended(study.end(number, _failure(returned)))
-                for number in jobs.running:
-                    self._seen(study, watch, number)
-        return finish(study)
-
-    @contextmanager
-    def _jobs(self) -> Iterator[_LauncherJobs | _RayJobs]:
-        if type(self.jobs).__name__ != "RayLauncher":
-            yield _LauncherJobs(self)
-            return
-        from mistral_ner.hyperopt.cluster import cluster
-
-        with cluster(self.plan) as resources:
-            yield _RayJobs(self, resources)
-
-    def _seen(self, study: Study, watch: Watch, number: int) -> None:
-        """Show and count the reports that a job has written since the last look."""
-        shown = self._shown.setdefault(number, 0)
-        values = study.reports_of(number)
-        for report in sorted(values)[shown:]:
-            study.count(values[report])
-            watch.reported(number, report, values[report])
-        self._shown[number] = len(values)
-
     def setup(self, **kwargs: Any) -> None:
         """Let upstream set up the launcher."""
         super().setup(**kwargs)
         self.hydra: Any = self.hydra_context
         self.jobs: Any = self.launcher
         self.composed: Any = self.config
-        self._shown: dict[int, int] = {}
+
+    def search(self) -> Summary:
+        """Run the whole search and return its summary."""
+        return run(self.plan, self._jobs)
+
+    @contextmanager
+    def _jobs(self) -> Iterator[Jobs]:
+        if type(self.jobs).__name__ != "RayLauncher":
+            yield _LauncherJobs(self)
+            return
+        from mistral_ner.hyperopt.cluster import cluster
+
+        with cluster(self.plan) as resources:
+            setup_globals()
+            remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
+            merged = OmegaConf.merge(remote, self.jobs.ray_cfg.remote)
+            yield InRay(self.plan, lambda asked: self._launch(asked, merged), _ended)
+
+    def _launch(self, asked: Asked, remote: Any) -> Any:
+        """Start one job of the Ray launcher: its own ``launch`` would wait for a whole batch."""
+        from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
+
+        config = self.hydra.config_loader.load_sweep_config(self.jobs.config, self.overrides(asked))
+        with open_dict(config):
+            config.hydra.job.id = f"trial_{asked.number}"
+            config.hydra.job.num = asked.number
+        return launch_job_on_ray(self.hydra, remote, config, self.jobs.task_function, Singleton.get_state())
 
     def overrides(self, asked: Asked) -> list[str]:
         """Return a job's overrides: the command line's own without sweeps, the settings, and the trial's number."""
-        given = [override for override in self.composed.hydra.overrides.task if not _is_sweep(override)]
+        given = [o for o in self.composed.hydra.overrides.task if not _is_sweep(o) and _key(o) not in _NOT_PASSED_ON]
         settings = [f"{path}={quoted(value)}" for path, value in self.plan.space.by_path(asked.values).items()]
-        return [
-            *given,
-            *settings,
-            # its default holds the time of day
-            f"hyperopt.study_name={self.plan.config.hyperopt.study_name}",
-            f"hyperopt.trial={asked.number}",
-        ]
+        hyperopt = self.plan.config.hyperopt
+        url = [f"hyperopt.storage_url={STORAGE_URL}"] if hyperopt.storage_url is not None else []
+        # the default of a study's name holds the time of day
+        return [*given, *settings, *url, f"hyperopt.study_name={hyperopt.study_name}", f"hyperopt.trial={asked.number}"]
+
+
+# A storage URL may hold a password: jobs get it from the environment, and find only that variable's name here.
+_NOT_PASSED_ON = ("hyperopt.storage_url",)
 
 
 class _LauncherJobs:
@@ -105,69 +179,36 @@ class _LauncherJobs:
     def start(self, asked: Asked) -> None:
         self.waiting.append(asked)
 
-    def ended(self) -> list[tuple[int, JobReturn]]:
+    def ended(self) -> list[tuple[int, Ended]]:
         asked, self.waiting = self.waiting, []
         if not asked:
             return []
-        overrides = [self.sweeper.overrides(one) for one in asked]
-        # a batch has consecutive numbers, so that job.num is the trial's number
-        returns = self.sweeper.jobs.launch(overrides, initial_job_idx=asked[0].number)
-        return [(one.number, returned) for one, returned in zip(asked, returns, strict=True)]
+        returns: list[JobReturn] = []
+        for batch in _consecutive(asked):  # Hydra counts a batch's jobs, and their folders, up from the first
+            overrides = [self.sweeper.overrides(one) for one in batch]
+            returns += self.sweeper.jobs.launch(overrides, initial_job_idx=batch[0].number)
+        return [(one.number, _ended(returned)) for one, returned in zip(asked, returns, strict=True)]
 
 
-class _RayJobs:
-    """Jobs of the Ray launcher, started one by one: its own ``launch`` would wait for a whole batch."""
-
-    def __init__(self, sweeper: StudySweeper, resources: dict[str, float]) -> None:
-        self.sweeper = sweeper
-        self.remote = OmegaConf.create({"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0})
-        self.refs: dict[Any, int] = {}
-        setup_globals()
-
-    @property
-    def running(self) -> list[int]:
-        return list(self.refs.values())
-
-    @property
-    def free(self) -> bool:
-        return len(self.refs) < self.sweeper.plan.config.hyperopt.max_concurrent
-
-    def start(self, asked: Asked) -> None:
-        from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
-
-        launcher, hydra = self.sweeper.jobs, self.sweeper.hydra
-        config = hydra.config_loader.load_sweep_config(launcher.config, self.sweeper.overrides(asked))
-        with open_dict(config):
-            config.hydra.job.id = f"trial_{asked.number}"
-            config.hydra.job.num = asked.number
-        remote: Any = OmegaConf.merge(self.remote, launcher.ray_cfg.remote)
-        ref = launch_job_on_ray(hydra, remote, config, launcher.task_function, Singleton.get_state())
-        self.refs[ref] = asked.number
-
-    def ended(self) -> list[tuple[int, JobReturn]]:
-        import ray
-
-        done, _ = ray.wait(list(self.refs), timeout=0.2) if self.refs else ([], [])
-        return [(self.refs.pop(ref), _result(ref)) for ref in done]
+def _consecutive(asked: list[Asked]) -> list[list[Asked]]:
+    batches: list[list[Asked]] = []
+    for one in asked:
+        if batches and one.number == batches[-1][-1].number + 1:
+            batches[-1].append(one)
+        else:
+            batches.append([one])
+    return batches
 
 
-def _result(ref: Any) -> JobReturn:
-    import ray
-
-    try:
-        returned: JobReturn = ray.get(ref)
-    except ray.exceptions.RayError:
-        return JobReturn(status=JobStatus.FAILED)
-    return returned
+def _ended(returned: JobReturn) -> Ended:
+    value = returned._return_value
+    if returned.status == JobStatus.COMPLETED and isinstance(value, Ended):
+        return value
+    return Ended(failure=described(value) if isinstance(value, BaseException) else WORKER_DIED)
 
 
-def _failure(returned: JobReturn) -> str | None:
-    if returned.status == JobStatus.COMPLETED:
-        return None
-    error = returned._return_value
-    if not isinstance(error, BaseException):
-        return WORKER_DIED
-    return f"{type(error).__name__}: {error}"
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _is_sweep(override: str) -> bool:

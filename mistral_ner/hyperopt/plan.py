@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig
 
 from mistral_ner import config as schema
 from mistral_ner.config import Config, ConfigError, Fault
@@ -26,6 +27,7 @@ class Plan:
 
     config: Config
     space: SearchSpace
+    folder_name: str | None = None  # of a study whose folder was renamed; else its name
 
     @classmethod
     def of(
@@ -69,14 +71,14 @@ class Plan:
     def enqueued(self) -> list[dict[str, Any]]:
         """Settings to try first, by parameter name: the config's own where the space holds them, then the list."""
         hyperopt = self.config.hyperopt
-        default = {parameter.name: value_at(self.config, parameter.path) for parameter in self.space}
-        held = all(parameter.holds(default[parameter.name]) for parameter in self.space)
-        return [default] * (hyperopt.enqueue_default and held) + hyperopt.enqueue
+        values = {parameter.name: value_at(self.config, parameter.path) for parameter in self.space}
+        default = {parameter.name: values[parameter.name] for parameter in self.space.in_play(values)}
+        return [default] * (hyperopt.enqueue_default and self.space.holds(values)) + hyperopt.enqueue
 
     @property
     def folder(self) -> Path:
         """The study's folder."""
-        return Path(self.config.hyperopt.results_dir) / self.config.hyperopt.study_name
+        return Path(self.config.hyperopt.results_dir) / (self.folder_name or self.config.hyperopt.study_name)
 
     @property
     def asha(self) -> bool:
@@ -131,4 +133,4 @@ def cpus_per_trial(config: Config) -> float:
 
 def saved_config(path: Path) -> Config:
     """Read a config that a study has written."""
-    return schema.check(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+    return schema.check(yaml.safe_load(path.read_text(encoding="utf-8")))

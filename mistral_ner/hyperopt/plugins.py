@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -13,6 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from mistral_ner import files
 from mistral_ner.errors import shown_to_the_user
 
 
@@ -35,11 +35,16 @@ class _Engine(Sweeper):
                 from mistral_ner.hyperopt.dry_run import describe
 
                 return describe(plan)
+            from mistral_ner.inputs import check_inputs
+
+            check_inputs(plan.config)
             from mistral_ner.train import prepare
 
             prepare(plan.config)  # data or a model that cannot be read is found before a study exists
             summary = self.search(plan)
-            OmegaConf.save(self.composed, Path(plan.folder) / "multirun.yaml")
+            from mistral_ner.hyperopt.storage import redacted
+
+            files.write_text(plan.folder / "multirun.yaml", redacted(OmegaConf.to_yaml(self.composed)))
             return summary
 
     @abstractmethod

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
@@ -17,43 +16,51 @@ from ray.tune.stopper import Stopper
 
 from mistral_ner.hyperopt.asha import DriverOnly, Promotion, StudyASHA, promotion
 from mistral_ner.hyperopt.cluster import cluster
+from mistral_ner.hyperopt.leader import lead
 from mistral_ner.hyperopt.plan import Plan, trial_name
-from mistral_ner.hyperopt.results import Summary, finish
+from mistral_ner.hyperopt.results import Summary, ending_in_order, finish
+from mistral_ner.hyperopt.signals import interruptible
 from mistral_ner.hyperopt.study import WORKER_DIED, Study
 from mistral_ner.hyperopt.watch import Watch
-from mistral_ner.hyperopt.worker import FAILURE, run_trial
+from mistral_ner.hyperopt.worker import FAILURE, Objective, run_trial
 
 
-def search(plan: Plan) -> Summary:
+def search(plan: Plan, objective: Objective | None = None) -> Summary:
     """Run a whole search and return its summary.
 
+    Args:
+        plan: the checked search.
+        objective: called for each trial; left out, :func:`mistral_ner.train.fit`.
+
     Raises:
-        StudyExistsError: the study's name is taken.
-        UserError: Ray cannot hold the trials, or no trial completed.
+        UserError: the study exists and is not to be resumed, Ray cannot hold the trials, or no trial completed.
     """
-    study = Study.create(plan)
-    np.random.seed(plan.config.seed)
-    with Watch(study) as watch, cluster(plan) as resources:
-        searcher = StudySearcher(study, watch, promotion(plan))
-        _tuner(plan, searcher, resources).fit()
-        searcher.end_paused()
-    return finish(study)
+    with interruptible(), lead(plan) as study:
+        with Watch(study) as watch, ending_in_order(study), cluster(plan) as resources:
+            searcher = StudySearcher(study, watch, promotion(plan))
+            _tuner(plan, searcher, resources, objective).fit()
+            searcher.end_paused()
+        return finish(study)
 
 
-def _tuner(plan: Plan, searcher: StudySearcher, resources: dict[str, float]) -> tune.Tuner:
-    hyperopt = plan.config.hyperopt
+def _tuner(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> tune.Tuner:
+    hyperopt, bundle = plan.config.hyperopt, [{"CPU": resources["cpu"], "GPU": resources["gpu"]}]
+
+    def trial(config: dict[str, Any]) -> None:
+        run_trial(config, objective)
+
     return tune.Tuner(
-        tune.with_resources(run_trial, PlacementGroupFactory([{"CPU": resources["cpu"], "GPU": resources["gpu"]}])),
+        tune.with_resources(trial, PlacementGroupFactory(bundle)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=StudyASHA(searcher.study, searcher.watch, searcher.rule),
+            scheduler=searcher.scheduler,
             num_samples=-1,  # the searcher says when it has no more
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
             trial_name_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
-            name=hyperopt.study_name,
+            name=plan.folder.name,
             storage_path=hyperopt.results_dir,
             stop=_BudgetIsSpent(searcher.study),
             verbose=0,
@@ -73,6 +80,7 @@ class StudySearcher(DriverOnly, Searcher):
         hyperopt = study.plan.config.hyperopt
         super().__init__(metric=hyperopt.metric, mode=hyperopt.mode)
         self.study, self.watch, self.rule = study, watch, rule
+        self.scheduler = StudyASHA(study, watch, rule)
         self.numbers: dict[str, int] = {}  # Ray's id of a running trial to the study's number
 
     def suggest(self, trial_id: str) -> Any:
@@ -81,16 +89,42 @@ class StudySearcher(DriverOnly, Searcher):
             return None
         if self.study.spent:
             return Searcher.FINISHED
-        number = self.rule.next() if self.rule is not None else None
+        number = self._next()
         if number is None:
-            if self.study.complete:
-                # a running trial may yet make a paused one worth going on with
-                return None if self.rule is not None and self.numbers else Searcher.FINISHED
-            asked = self.study.ask()
-            number = asked.number
-            self.watch.asked(asked)
+            # a running trial may yet make a paused one worth going on with, or be tried again
+            return None if self.numbers else Searcher.FINISHED
         self.numbers[trial_id] = number
-        return {"number": number, "folder": str(self.study.plan.folder / trial_name(number))}
+        plan = self.study.plan
+        return {
+            "number": number,
+            "folder": str(plan.folder / trial_name(number)),
+            "metric": plan.config.hyperopt.metric,
+        }
+
+    def _next(self) -> int | None:
+        """Return the trial to start: one that waits at a rung, one that was cut off, or a new one."""
+        while True:
+            number = self.rule.next() if self.rule is not None else None
+            if number is not None:
+                self.study.take(number)
+                return number
+            if self.study.complete:
+                return None
+            asked = self.study.ask()
+            self.watch.asked(asked)
+            if not asked.again or self._goes_on(asked.number):
+                return asked.number
+
+    def _goes_on(self, number: int) -> bool:
+        """Whether a trial that was cut off has something left to run, by the reports that were not judged yet."""
+        if self.rule is not None and number in self.rule.paused:
+            return False
+        missed = self.study.catch_up(number)
+        if not any(self.scheduler.judge(number, report, value) for report, value in sorted(missed.items())):
+            return True
+        if self.rule is None or number not in self.rule.paused:
+            self.watch.ended(self.study.end(number, stopped=True))
+        return False
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study that a trial is over, unless it only pauses."""
@@ -100,12 +134,12 @@ class StudySearcher(DriverOnly, Searcher):
         failure = WORKER_DIED if error else (result or {}).get(FAILURE)
         if failure is None and self.rule is not None and number in self.rule.paused:
             return
-        self.watch.ended(self.study.end(number, failure))
+        self.watch.ended(self.study.end(number, failure, stopped=number in self.scheduler.stopped))
 
     def end_paused(self) -> None:
-        """End the trials that were never gone on with."""
+        """End the trials that were never gone on with, unless a resumed search may still."""
         for number in self.study.running:
-            self.watch.ended(self.study.end(number))
+            self.watch.ended(self.study.end(number, stopped=self.study.spent is None))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is on disk."""

@@ -6,7 +6,10 @@ import csv
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,7 +21,8 @@ from rich.table import Table
 from mistral_ner import files
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt.plan import Plan, trial_name
-from mistral_ner.hyperopt.study import REASON, Study
+from mistral_ner.hyperopt.signals import Interrupted, held
+from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
 from mistral_ner.hyperopt.watch import shown
 
 _NOT_THE_TRAINING = ("search_space", "hyperopt", "budget")
@@ -36,6 +40,7 @@ class Summary:
     n_complete: int
     n_pruned: int
     n_failed: int
+    n_unfinished: int  # cut off by the end of the search; a resumed one goes on with them
     best_value: float | None
     best_trial: int | None
     best_params: dict[str, Any]
@@ -44,26 +49,47 @@ class Summary:
     wall_s: float
     budget_spent: str | None  # which budget ended the search before its last trial
     failures: dict[str, int]  # reasons and how often
+    pareto: list[dict[str, Any]] | None = None  # of two metrics: the trials that none beats in both
+
+
+@contextmanager
+def ending_in_order(study: Study) -> Iterator[None]:
+    """Let an interrupted search come to :func:`finish`."""
+    try:
+        yield
+    except Interrupted as signal:
+        study.interrupted = str(signal)
 
 
 def finish(study: Study) -> Summary:
     """Write ``summary.json``, ``trials.csv`` and ``best_config.yaml``, print the summary, and return it.
 
     Raises:
-        UserError: no trial completed, so there is no best config; the rest is written.
+        UserError: no trial completed, so there is no best config, or too many failed; the rest is written.
+        Interrupted: the search was.
     """
+    with held():
+        summary = _written(study)
+    _print(summary, study)
+    if study.interrupted is not None:
+        raise Interrupted(study.interrupted)
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in summary.failures.items())
+    if study.broken:
+        raise UserError(f"{summary.budget_spent}: {reasons}; see {study.plan.folder}/trial_*/logs.txt")
+    if summary.best_trial is None:
+        raise UserError(
+            f"no trial of {summary.study_name} completed "
+            f"({reasons or summary.budget_spent or 'all were stopped early'}); see {study.plan.folder}"
+        )
+    return summary
+
+
+def _written(study: Study) -> Summary:
     summary, folder = summarise(study), study.plan.folder
     files.write_json(folder / "summary.json", asdict(summary))
     files.write_text(folder / "trials.csv", _table(study))
     if summary.best_trial is not None:
-        _write_best_config(study.plan, summary.best_trial, summary)
-    _print(summary, study.plan)
-    if summary.best_trial is None:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in summary.failures.items())
-        raise UserError(
-            f"no trial of {summary.study_name} completed "
-            f"({reasons or summary.budget_spent or 'all were stopped early'}); see {folder}"
-        )
+        _write_best_config(study, summary.best_trial, summary)
     return summary
 
 
@@ -72,7 +98,13 @@ def summarise(study: Study) -> Summary:
     trials, hyperopt = study.trials, study.plan.config.hyperopt
     by_state = {state: [t for t in trials if t.state == state] for state in TrialState}
     complete = by_state[TrialState.COMPLETE]
-    best = max(complete, key=lambda t: (study.plan.sign * float(t.value or 0.0), -t.number)) if complete else None
+    # a search that may end at a target is also won by the trial that reached it, wherever it was
+    reached = [
+        t for t in by_state[TrialState.RUNNING] if any_reaches_target(study.plan, t.intermediate_values.values())
+    ]
+    best = max(
+        [*complete, *reached], key=lambda t: (study.plan.sign * best_of(study.plan, t)[1], -t.number), default=None
+    )
     failures: dict[str, int] = {}
     for trial in by_state[TrialState.FAIL]:
         reason = str(trial.user_attrs.get(REASON, "unknown"))
@@ -86,22 +118,45 @@ def summarise(study: Study) -> Summary:
         n_complete=len(complete),
         n_pruned=len(by_state[TrialState.PRUNED]),
         n_failed=len(by_state[TrialState.FAIL]),
-        best_value=best.value if best else None,
+        n_unfinished=len(by_state[TrialState.RUNNING]),
+        best_value=best_of(study.plan, best)[1] if best else None,
         best_trial=best.number if best else None,
         best_params=study.plan.space.decode(best.params) if best else {},
         reports_run=sum(len(t.intermediate_values) for t in trials),
         reports_full=len(trials) * study.plan.reports_per_trial,
-        wall_s=round(study.seconds, 3),
-        budget_spent=None if study.complete and not study.running else study.spent,
+        wall_s=round(study.seconds_in_all, 3),
+        budget_spent=study.spent if by_state[TrialState.RUNNING] or not study.complete else None,
         failures=failures,
+        pareto=_pareto(study),
     )
 
 
-def _write_best_config(plan: Plan, number: int, summary: Summary) -> None:
+def best_of(plan: Plan, trial: FrozenTrial) -> tuple[int, float]:
+    """Return a trial's best report, counted from 1, and its value; the first of equals."""
+    values = trial.intermediate_values
+    report = max(values, key=lambda report: (plan.sign * values[report], -report))
+    return report, values[report]
+
+
+def _pareto(study: Study) -> list[dict[str, Any]] | None:
+    """Return the trials that no other beats in both metrics, None where there is one metric."""
+    hyperopt = study.plan.config.hyperopt
+    if hyperopt.second_metric is None:
+        return None
+    return [
+        {"trial": t.number, hyperopt.metric: t.values[0], hyperopt.second_metric: t.values[1]}
+        for t in sorted(study.optuna.best_trials, key=lambda t: -study.plan.sign * t.values[0])
+    ]
+
+
+def _write_best_config(study: Study, number: int, summary: Summary) -> None:
     """Write the winner's resolved config as a primary config of its own: training it repeats the trial."""
+    plan, trial = study.plan, next(trial for trial in study.trials if trial.number == number)
     config = yaml.safe_load((plan.folder / trial_name(number) / "config.yaml").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if key not in _NOT_THE_TRAINING}
     config["tracking"] = asdict(plan.config.tracking)  # off for trials only
+    if trial.state == TrialState.RUNNING:  # it reached the target and went no further
+        config["training"]["stop_after"] = max(trial.intermediate_values)
     # Only the folder is left to Hydra: each run gets its own. Everything else is data, `$` included.
     config = _escaped(config)
     config["output_dir"] = "${hydra:runtime.output_dir}"
@@ -110,6 +165,8 @@ def _write_best_config(plan: Plan, number: int, summary: Summary) -> None:
         f"# Trial {number} of {summary.study_name}: {summary.metric} {summary.best_value:.4f} at its best report.\n"
     )
     files.write_yaml(plan.folder / "best_config.yaml", config, head)
+    if (copy := plan.config.hyperopt.save_best_config) is not None:
+        files.write_yaml(Path(copy), config, head)
 
 
 def _escaped(value: Any) -> Any:
@@ -133,8 +190,8 @@ def _table(study: Study) -> str:
 
 
 def _value(trial: FrozenTrial) -> float | str:
-    if trial.state == TrialState.COMPLETE and trial.value is not None:
-        return trial.value
+    if trial.state == TrialState.COMPLETE:
+        return float(trial.values[0])
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else ""
 
 
@@ -142,13 +199,14 @@ def _seconds(trial: FrozenTrial) -> float | str:
     return round(trial.duration.total_seconds(), 3) if trial.duration else ""
 
 
-def _print(summary: Summary, plan: Plan) -> None:
-    folder = os.path.relpath(plan.folder)
+def _print(summary: Summary, study: Study) -> None:
+    folder = os.path.relpath(study.plan.folder)
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")
+    cut = f", {summary.n_unfinished} unfinished" if summary.n_unfinished else ""
     table.add_row(
-        "trials", f"{summary.n_complete} completed, {summary.n_pruned} stopped early, {summary.n_failed} failed"
+        "trials", f"{summary.n_complete} completed, {summary.n_pruned} stopped early, {summary.n_failed} failed{cut}"
     )
     saved = 1 - summary.reports_run / max(1, summary.reports_full)
     table.add_row("reports", f"{summary.reports_run} of {summary.reports_full} ({saved:.0%} saved)")
@@ -161,9 +219,14 @@ def _print(summary: Summary, plan: Plan) -> None:
         table.add_row(f"best {summary.metric}", f"[bold]{summary.best_value:.4f}[/bold] (trial {summary.best_trial})")
         for name, value in summary.best_params.items():
             table.add_row(f"  {name}", shown(value))
+        for row in summary.pareto or []:
+            table.add_row("Pareto front", "  ".join(f"{name} {shown(value)}" for name, value in row.items()))
         table.add_row("train it", f"python launch.py --config-dir {folder} --config-name best_config")
     table.add_row("results", folder)
-    title = f"{summary.strategy} search {'completed' if summary.best_trial is not None else 'found nothing'}"
+    if summary.budget_spent:
+        table.add_row("go on", "the same command with hyperopt.resume=true, or make resume")
+    end = "interrupted" if study.interrupted else "completed" if summary.best_trial is not None else "found nothing"
+    title = f"{summary.strategy} search {end}"
     # folded lines can be copied, cut ones cannot; into a file or pipe nothing needs to be folded
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(Panel.fit(table, title=title))

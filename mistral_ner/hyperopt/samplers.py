@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.pruners import (
     BasePruner,
@@ -16,34 +18,130 @@ from optuna.pruners import (
     WilcoxonPruner,
 )
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.plan import Plan
 
+INFEASIBLE = "memory"  # the constraint that a trial breaks whose settings do not fit the device
 
-def sampler(plan: Plan) -> BaseSampler:
-    """Return the sampler of ``hyperopt.optuna_sampler``.
 
-    CMA and QMC work on numbers only and draw choices at random; GPSampler encodes choices itself.
+def sampler(plan: Plan, trial: int, warm: Sequence[FrozenTrial] = ()) -> BaseSampler:
+    """Return the sampler of ``hyperopt.optuna_sampler`` for one trial.
+
+    Its seed follows from the config's and the trial's number, so that a search that was cut off and resumed proposes
+    what the unbroken one would have.
+
+    Args:
+        plan: the search.
+        trial: the number of the trial to propose.
+        warm: trials of an earlier study that inform the sampler.
     """
-    hyperopt, seed = plan.config.hyperopt, plan.config.seed
+    hyperopt = plan.config.hyperopt
+    seed = int(np.random.SeedSequence([plan.config.seed, trial]).generate_state(1)[0])
     startup = hyperopt.optuna_n_startup_trials
     if hyperopt.optuna_sampler == "TPE":
         # Constant liar: running trials count as poor ones, so that two workers do not get the same point.
         # Groups: with conditional parameters, trials are compared within those that share their parameters.
         group = plan.space.conditional
-        return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=group, constant_liar=True)
+        return _TPE(warm, seed=seed, n_startup_trials=startup, multivariate=True, group=group, constant_liar=True)
     if hyperopt.optuna_sampler == "CMA":
-        rest = RandomSampler(seed=seed)
         return CmaEsSampler(
-            seed=seed, n_startup_trials=max(1, startup), independent_sampler=rest, warn_independent_sampling=False
+            seed=seed,
+            n_startup_trials=max(1, startup),
+            independent_sampler=RandomSampler(seed=seed),
+            warn_independent_sampling=False,
+            source_trials=list(warm) or None,
         )
     if hyperopt.optuna_sampler == "GPSampler":
-        return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
-    if hyperopt.optuna_sampler == "QMC":
+        return _GP(warm, seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+    if hyperopt.optuna_sampler == "QMC":  # one sequence over all trials: its seed is the study's
         return QMCSampler(
-            seed=seed, scramble=True, independent_sampler=RandomSampler(seed=seed), warn_independent_sampling=False
+            seed=plan.config.seed,
+            scramble=True,
+            independent_sampler=RandomSampler(seed=seed),
+            warn_independent_sampling=False,
         )
     return RandomSampler(seed=seed)
+
+
+def remark(plan: Plan) -> str | None:
+    """Return what the sampler does with ``choice`` parameters, where that is not what one would expect."""
+    choices = ", ".join(parameter.name for parameter in plan.space if parameter.kind == "choice")
+    if not choices:
+        return None
+    return {
+        "CMA": f"CMA-ES works on numbers: it draws {choices} at random, whatever the trials before say",
+        "QMC": f"QMC works on numbers: it draws {choices} at random",
+        "GPSampler": f"GPSampler takes the values of {choices} as unordered, each as far from the next as any other",
+    }.get(plan.config.hyperopt.optuna_sampler)
+
+
+class _Informed:
+    """Shows a sampler more trials than its study has: those of an earlier study, and those that ran out of memory.
+
+    Optuna's samplers do not look at failed trials at all; a setting that does not fit the device is worth knowing.
+    """
+
+    def __init__(self, warm: Sequence[FrozenTrial], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._warm = warm
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
+        return super().infer_relative_search_space(_view(study, self._warm), trial)  # type: ignore[misc]
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
+        return super().sample_relative(_view(study, self._warm), trial, search_space)  # type: ignore[misc]
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        view = _view(study, self._warm)
+        return super().sample_independent(view, trial, name, distribution)  # type: ignore[misc]
+
+
+class _TPE(_Informed, TPESampler):
+    pass
+
+
+class _GP(_Informed, GPSampler):
+    pass
+
+
+def _view(study: Any, warm: Sequence[FrozenTrial]) -> Any:
+    return study if isinstance(study, _View) else _View(study, warm)
+
+
+class _View:
+    """A study as the sampler sees it."""
+
+    def __init__(self, study: Any, warm: Sequence[FrozenTrial]) -> None:
+        self._study, self._warm = study, warm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(self, deepcopy: bool = True, states: Iterable[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, tuple(states) if states is not None else None)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials: list[FrozenTrial] = self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
+        wanted = states is None or TrialState.PRUNED in states
+        failed = self._study._get_trials(deepcopy=False, states=(TrialState.FAIL,), use_cache=True) if wanted else []
+        infeasible = [_as_pruned(trial) for trial in failed if INFEASIBLE in trial.constraints]
+        earlier = [trial for trial in self._warm if states is None or trial.state in states]
+        # in front: samplers rely on their study's own trials being the last
+        return [*earlier, *infeasible, *trials] if earlier or infeasible else trials
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    shown = optuna.trial.create_trial(
+        state=TrialState.PRUNED,
+        params=trial.params,
+        distributions=trial.distributions,
+        system_attrs=trial.system_attrs,
+    )
+    shown.number = trial.number
+    return shown
 
 
 def pruner(plan: Plan) -> BasePruner:

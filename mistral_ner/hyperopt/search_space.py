@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mistral_ner.config import Fault, is_whole, known_keys, nearest
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
 KINDS = ("uniform", "loguniform", "choice", "int", "logint")
@@ -63,6 +64,29 @@ class Parameter:
             return False
         return self.step is None or math.isclose(round((value - self.low) / self.step) * self.step, value - self.low)
 
+    def distribution(self) -> BaseDistribution:
+        """Return the values as an Optuna distribution."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.kind == "choice":
+            return CategoricalDistribution([_as_scalar(choice) for choice in self.choices])
+        if self.kind in ("int", "logint"):
+            step = int(self.step or 1)
+            return IntDistribution(int(self.low), int(self.high), log=self.kind == "logint", step=step)
+        return FloatDistribution(self.low, self.high, log=self.kind == "loguniform", step=self.step)
+
+    def to_block(self) -> dict[str, Any]:
+        """Return the parameter as its YAML block."""
+        block: dict[str, Any] = {"type": self.kind, "path": self.path}
+        if self.kind == "choice":
+            block["choices"] = list(self.choices)
+        else:
+            whole = self.kind in ("int", "logint")
+            block |= {end: int(value) if whole else value for end, value in (("low", self.low), ("high", self.high))}
+            if self.step is not None:
+                block["step"] = int(self.step) if whole else self.step
+        return block | ({"when": dict(self.when)} if self.when else {})
+
     def extremes(self) -> list[Any]:
         """Return the values at which a range of the config can be broken: both ends, or every choice."""
         if self.kind == "choice":
@@ -103,6 +127,27 @@ class SearchSpace:
                 values[parameter.name] = parameter.suggest(trial)
         return values
 
+    @property
+    def names(self) -> list[str]:
+        """The parameters' names."""
+        return [parameter.name for parameter in self.parameters]
+
+    def in_play(self, values: Mapping[str, Any]) -> list[Parameter]:
+        """Return the parameters whose conditions ``values`` (by parameter name) meet."""
+        return [p for p in self.parameters if all(name in values and values[name] == to for name, to in p.when)]
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether the space could propose these config values (by parameter name; more than it has do not matter)."""
+        return all(p.name in values and p.holds(values[p.name]) for p in self.in_play(values))
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return the Optuna distribution of every parameter, by name."""
+        return {parameter.name: parameter.distribution() for parameter in self.parameters}
+
+    def to_block(self) -> dict[str, Any]:
+        """Return the space as a ``search_space`` block that :func:`parse` reads."""
+        return {parameter.name: parameter.to_block() for parameter in self.parameters}
+
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return config values by parameter name for the parameters that Optuna stored."""
         return {p.name: p.decode(params[p.name]) for p in self.parameters if p.name in params}
@@ -133,6 +178,9 @@ def parse(block: Mapping[str, Any], arguments: Iterable[str] = ()) -> tuple[Sear
     for a searched path pins it, which takes the parameter out of the space.
     """
     faults: list[Fault] = []
+    inner = block.get("search_space")
+    if len(block) == 1 and isinstance(inner, Mapping) and "type" not in inner:
+        block = inner  # a file that was pasted with the head of its block
     parameters = [_parameter(str(name), spec, faults) for name, spec in block.items()]
     found = {parameter.name: parameter for parameter in parameters if parameter is not None}
     for override in _parsed(arguments):

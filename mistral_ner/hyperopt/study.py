@@ -2,104 +2,114 @@
 
 Whichever engine runs the trials, it asks here for settings, passes every report on, and says when a trial is over.
 A trial that used its whole budget is COMPLETE with its best report as value, one that was stopped early is PRUNED
-with its intermediate values, a broken one FAIL with its reason.
+with its intermediate values, a broken one FAIL with its reason. One that was cut off, by a crash, a signal or the end
+of a budget, stays RUNNING, which a resumed search goes on with.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mistral_ner import files
-from mistral_ner.config import UserError, to_container
+from mistral_ner.config import to_container
 from mistral_ner.hyperopt.plan import Plan, trial_name
-from mistral_ner.hyperopt.samplers import pruner, quiet, sampler
+from mistral_ner.hyperopt.samplers import INFEASIBLE, sampler
+from mistral_ner.hyperopt.signals import held
+from mistral_ner.progress import reports_on_disk
 
 REASON = "reason"  # user attribute of a trial: why it failed
-STARTED = "started"  # user attribute of a study: when, in seconds since the epoch
+FAILURES = "failures"  # user attribute of a trial: what broke it before it was tried again
+SECOND = "second_metric"  # user attribute of a trial: the second metric by report
+STARTED = "started"  # user attribute of a study: when this run of it began, in seconds since the epoch
+SECONDS = "seconds"  # user attribute of a study: wall time of its earlier runs
 WORKER_DIED = "the worker process died (killed, or out of memory)"  # a reason
 
-
-class StudyExistsError(UserError):
-    """A study of this name is on disk already."""
+# What may be over when the trial is tried again: a machine that went away, a disk or network that had a bad moment.
+_TRANSIENT = (WORKER_DIED, "OSError", "ConnectionError", "TimeoutError", "BlockingIOError", "BrokenPipeError")
+_OUT_OF_MEMORY = "OutOfMemoryError"
+_ENOUGH_TRIALS = 6  # to judge by how many of them failed
 
 
 @dataclass
 class Asked:
-    """A trial that was proposed: its number and its settings by parameter name."""
+    """A trial to run: its number, its settings by parameter name, and whether it goes on from an earlier report."""
 
     number: int
-    values: dict[str, Any]
+    values: dict[str, object]
+    again: bool = False
 
 
 @dataclass
 class Study:
-    """One search on disk."""
+    """One search on disk, led by this process."""
 
     plan: Plan
     optuna: optuna.Study
+    warm: list[FrozenTrial] = field(default_factory=list)  # trials of an earlier study, for the sampler alone
     started: float = field(default_factory=time.monotonic)
-    _running: dict[int, Trial] = field(default_factory=dict)
     reports: int = 0  # made so far, over all trials
+    interrupted: str | None = None  # by which signal
+    _running: dict[int, Trial] = field(default_factory=dict)
+    _again: list[int] = field(default_factory=list)  # running trials that nobody works on
     _asked: int = 0
+    _ended: int = 0
+    _failed: int = 0
     _reached: bool = False
 
-    @classmethod
-    def create(cls, plan: Plan) -> Study:
-        """Make the study's folder and storage, and enqueue the settings to be tried first.
-
-        Raises:
-            StudyExistsError: there is one of this name.
-        """
-        hyperopt = plan.config.hyperopt
-        exists = StudyExistsError(
-            f"the study {hyperopt.study_name!r} exists already in {hyperopt.storage_url or plan.folder}; "
-            f"fix: another name, hyperopt.study_name={hyperopt.study_name}_2"
-        )
-        if (plan.folder / "config.yaml").exists():
-            raise exists
-        quiet()
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            study = optuna.create_study(
-                study_name=hyperopt.study_name,
-                storage=storage(plan.folder, hyperopt.storage_url),
-                sampler=sampler(plan),
-                pruner=pruner(plan),
-                direction="maximize" if hyperopt.mode == "max" else "minimize",
-            )
-        except optuna.exceptions.DuplicatedStudyError:
-            raise exists from None
-        files.write_yaml(plan.folder / "config.yaml", to_container(plan.config))
-        study.set_user_attr("search_space", plan.space.describe())
-        study.set_user_attr(STARTED, time.time())
-        for values in plan.enqueued:
-            study.enqueue_trial(plan.space.encode(values))
-        return cls(plan, study)
+    def __post_init__(self) -> None:
+        """Count what is on disk; the trials that were cut off are the next to run."""
+        for trial in self.trials:
+            self._asked += 1
+            self._ended += trial.state.is_finished()
+            self._failed += trial.state == TrialState.FAIL
+            for value in trial.intermediate_values.values():
+                self.count(value)
+            if trial.state == TrialState.RUNNING:
+                self._running[trial.number] = Trial(self.optuna, trial._trial_id)
+                self._again.append(trial.number)
 
     def ask(self) -> Asked:
-        """Propose the next trial and write its folder with its config."""
-        trial = self.optuna.ask()
-        values = self.plan.space.suggest(trial)
-        config = self.plan.trial_config(trial.number, values)
-        files.write_yaml(self.plan.folder / trial_name(trial.number) / "config.yaml", to_container(config))
-        self._running[trial.number] = trial
-        self._asked += 1
-        return Asked(trial.number, values)
+        """Return the next trial, with its config in its folder: one that was cut off, or a new one."""
+        with held():
+            # seeded by the trial's number: a resumed search proposes what the unbroken one would have
+            self.optuna.sampler = sampler(self.plan, self._asked, self.warm)
+            if self._again:
+                trial, again = self._running[self._again.pop(0)], True
+            else:
+                trial, again = self.optuna.ask(), False
+                self._running[trial.number] = trial
+                self._asked += 1
+            values = self.plan.space.suggest(trial)  # those that were proposed before it was cut off stay
+            path = self.plan.folder / trial_name(trial.number) / "config.yaml"
+            if not path.exists():
+                files.write_yaml(path, to_container(self.plan.trial_config(trial.number, values)))
+            return Asked(trial.number, values, again)
 
-    def report(self, number: int, report: int, metrics: Mapping[str, Any]) -> float:
+    def take(self, number: int) -> None:
+        """Say that somebody works on a trial that was cut off, without :meth:`ask`."""
+        if number in self._again:
+            self._again.remove(number)
+
+    def catch_up(self, number: int) -> dict[int, float]:
+        """Record the reports in a trial's folder that the study has not seen, which a crash can part, and return them.
+
+        Keys count from 1.
+        """
+        rows = reports_on_disk(self.plan.folder / trial_name(number))
+        known = self.reports_of(number)
+        missed = {int(row["report"]): row for row in rows if int(row["report"]) not in known}
+        return {report: self.report(number, report, row) for report, row in missed.items()}
+
+    def report(self, number: int, report: int, metrics: Mapping[str, object]) -> float:
         """Record a report of a running trial; returns the metric. ``report`` counts from 1."""
-        value = float(metrics[self.plan.config.hyperopt.metric])
-        self._running[number].report(value, report)
+        with held():
+            value = record(self.plan, self._running[number], report, metrics)
         self.count(value)
         return value
 
@@ -112,37 +122,109 @@ class Study:
         """Return the metric at each report that a running trial has made, in any process."""
         return self.optuna._storage.get_trial(self._running[number]._trial_id).intermediate_values
 
-    def end(self, number: int, failure: str | None = None) -> FrozenTrial:
-        """Decide and record how a trial ended; ``failure`` says what broke it."""
-        reports = self.reports_of(number)
-        trial = self._running.pop(number)
+    def prunes(self, number: int) -> bool:
+        """Whether Optuna's pruner stops a running trial at its latest report."""
+        trial = self._frozen(self._running[number])
+        return bool(trial.intermediate_values) and self.optuna.pruner.prune(self.optuna, trial)
+
+    def end(self, number: int, failure: str | None = None, stopped: bool = False) -> FrozenTrial:
+        """Decide and record how a trial ended.
+
+        Args:
+            number: the trial.
+            failure: what broke it.
+            stopped: whether the scheduler or the pruner stopped it, rather than the end of a budget.
+
+        Returns:
+            The trial; in state RUNNING where it is not over: it goes on at once after a transient failure, or when
+            the search is resumed.
+        """
+        with held():
+            reports = self.reports_of(number)
+            if failure is not None and self._try_again(number, failure):
+                return self._frozen(self._running[number])
+            if failure is None and not stopped and len(reports) < self.plan.reports_per_trial and self.spent:
+                return self._frozen(self._running.pop(number))
+            return self._tell(self._running.pop(number), reports, failure)
+
+    def _try_again(self, number: int, failure: str) -> bool:
+        trial = self._running[number]
+        failures = [*trial.user_attrs.get(FAILURES, []), failure]
+        if not failure.startswith(_TRANSIENT) or len(failures) > self.plan.config.hyperopt.max_failures:
+            return False
+        trial.set_user_attr(FAILURES, failures)
+        self._again.append(number)
+        return True
+
+    def _tell(self, trial: Trial, reports: Mapping[int, float], failure: str | None) -> FrozenTrial:
         metric = self.plan.config.hyperopt.metric
         if failure is None and not reports:
             failure = f"ended without a report of {metric}"
         if failure is None and not all(math.isfinite(value) for value in reports.values()):
             failure = f"{metric} is not finite"
+        self._ended += 1
         if failure is not None:
+            self._failed += 1
             trial.set_user_attr(REASON, failure)
+            if failure.startswith(_OUT_OF_MEMORY):
+                trial.set_constraint(INFEASIBLE, 1.0)
             return self.optuna.tell(trial, state=TrialState.FAIL)
         if len(reports) < self.plan.reports_per_trial:
             return self.optuna.tell(trial, state=TrialState.PRUNED)
-        best = max(reports.values(), key=lambda value: self.plan.sign * value)
-        return self.optuna.tell(trial, best, state=TrialState.COMPLETE)
+        best = max(reports, key=lambda report: (self.plan.sign * reports[report], -report))
+        values = [reports[best]]
+        if self.plan.config.hyperopt.second_metric is not None:
+            values.append(float(self._frozen(trial).user_attrs[SECOND][str(best)]))
+        return self.optuna.tell(trial, values, state=TrialState.COMPLETE)
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.optuna._storage.get_trial(trial._trial_id)
 
     @property
     def complete(self) -> bool:
-        """Whether every trial of the budget was asked for."""
-        return self._asked >= self.plan.config.hyperopt.num_trials
+        """Whether every trial of the budget was started and none waits to go on."""
+        return self._asked >= self.plan.config.hyperopt.num_trials and not self._again
 
     @property
     def spent(self) -> str | None:
-        """Which budget ended the search before its last trial, or None."""
+        """Why the search ends before its last trial, or None."""
+        if self.interrupted is not None:
+            return f"interrupted ({self.interrupted})"
+        rate = self.plan.config.hyperopt.max_failure_rate
+        if self._ended >= _ENOUGH_TRIALS and self._failed > rate * self._ended:
+            return f"{self._failed} of {self._ended} trials failed (max_failure_rate={rate:.2g})"
         return spent_budget(self.plan, self.seconds, self.reports, self._reached)
 
     @property
+    def ended(self) -> int:
+        """How many trials are over."""
+        return self._ended
+
+    @property
+    def best_report(self) -> tuple[float, int] | None:
+        """The best value that any trial reported, and the trial's number."""
+        values = [
+            (value, trial.number)
+            for trial in self.trials
+            for value in trial.intermediate_values.values()
+            if math.isfinite(value)
+        ]
+        return max(values, key=lambda item: (self.plan.sign * item[0], -item[1]), default=None)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the search ended because too many trials failed."""
+        return self.spent is not None and "max_failure_rate" in self.spent
+
+    @property
+    def target_reached(self) -> bool:
+        """Whether some report is as good as ``target``."""
+        return self._reached
+
+    @property
     def running(self) -> tuple[int, ...]:
-        """Numbers of the trials that were asked for and have not ended."""
-        return tuple(self._running)
+        """Numbers of the trials that somebody works on."""
+        return tuple(number for number in self._running if number not in self._again)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -151,8 +233,36 @@ class Study:
 
     @property
     def seconds(self) -> float:
-        """Wall time since the study was opened."""
+        """Wall time since this run of the study began."""
         return time.monotonic() - self.started
+
+    @property
+    def seconds_in_all(self) -> float:
+        """Wall time of this run and of the earlier ones."""
+        return self.seconds + float(self.optuna.user_attrs.get(SECONDS, 0.0))
+
+
+def record(plan: Plan, trial: Trial, report: int, metrics: Mapping[str, object]) -> float:
+    """Write a report of a running trial into its study and return the metric.
+
+    Raises:
+        KeyError: the report lacks the metric; the message names those there are.
+    """
+    hyperopt = plan.config.hyperopt
+    for wanted in filter(None, (hyperopt.metric, hyperopt.second_metric)):
+        if wanted not in metrics:
+            raise KeyError(f"no report has the metric {wanted!r}; there are: {', '.join(sorted(metrics))}")
+    if hyperopt.second_metric is not None:
+        seen = dict(trial.user_attrs.get(SECOND, {}))
+        trial.set_user_attr(SECOND, {**seen, str(report): _number(metrics[hyperopt.second_metric])})
+    value = _number(metrics[hyperopt.metric])
+    # not trial.report: it refuses a study of two metrics
+    trial.study._storage.set_trial_intermediate_value(trial._trial_id, report, value)
+    return value
+
+
+def _number(value: object) -> float:
+    return float(value)  # type: ignore[arg-type]
 
 
 def spent_budget(plan: Plan, seconds: float, reports: int, reached: bool) -> str | None:
@@ -171,6 +281,6 @@ def reaches_target(plan: Plan, value: float) -> bool:
     return target is not None and plan.sign * value >= plan.sign * target
 
 
-def storage(folder: Path, url: str | None) -> BaseStorage | str:
-    """Return the Optuna storage of a study: a journal file in its folder, or what the URL says."""
-    return url if url else JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+def any_reaches_target(plan: Plan, values: Iterable[float]) -> bool:
+    """Whether one of several values of the metric is as good as ``target``."""
+    return any(reaches_target(plan, value) for value in values)

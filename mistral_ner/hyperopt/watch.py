@@ -7,7 +7,8 @@ from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mistral_ner.hyperopt.study import REASON, Asked, Study
+from mistral_ner.hyperopt.samplers import remark
+from mistral_ner.hyperopt.study import FAILURES, REASON, Asked, Study
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ class Watch:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.plan = study.plan
-        self.ended_trials = 0
-        self.best: tuple[float, int] | None = None  # value, trial
+        self.ended_trials = study.ended
+        self.best = study.best_report  # value, trial
         self._handler: logging.Handler | None = None
 
     def __enter__(self) -> Watch:
@@ -39,6 +40,8 @@ class Watch:
             self.plan.reports_per_trial,
             self.plan.folder,
         )
+        if (said := remark(self.plan)) is not None:
+            log.warning(said)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -49,7 +52,7 @@ class Watch:
     def asked(self, asked: Asked) -> None:
         """A trial was proposed."""
         settings = "  ".join(f"{name}={shown(value)}" for name, value in asked.values.items())
-        log.info("trial %-3d starts         %s", asked.number, settings)
+        log.info("trial %-3d %s         %s", asked.number, "goes on" if asked.again else "starts ", settings)
 
     def reported(self, number: int, report: int, value: float) -> None:
         """A trial made a report."""
@@ -69,7 +72,12 @@ class Watch:
         )
 
     def ended(self, trial: FrozenTrial) -> None:
-        """A trial is over."""
+        """A trial is over, or waits to go on."""
+        if trial.state == TrialState.RUNNING:
+            failures = trial.user_attrs.get(FAILURES)
+            what = "was cut off" if self.study.spent or not failures else f"is tried again: {failures[-1]}"
+            log.info("trial %-3d %s", trial.number, what)
+            return
         self.ended_trials += 1
         level = logging.WARNING if trial.state == TrialState.FAIL else logging.INFO
         reason = trial.user_attrs.get(REASON)

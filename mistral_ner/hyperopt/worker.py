@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from mistral_ner.config import Config
 from mistral_ner.hyperopt.logs import trial_logs
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
 FAILURE = "failure"  # the key in a Ray result that says what broke the trial
 
+# What a search calls for each trial: like mistral_ner.train.fit, which it is unless told otherwise.
+Objective = Callable[[Config, Callable[[int, dict[str, float]], bool | None]], Any]
+
 log = logging.getLogger(__name__)
 
 
-def run_trial(trial: dict[str, Any]) -> None:
-    """Train the config in ``trial["folder"]`` and report each evaluation to Ray Tune.
+def run_trial(trial: dict[str, Any], objective: Objective | None = None) -> None:
+    """Call the objective with the config in ``trial["folder"]`` and report each evaluation to Ray Tune.
 
     What breaks a trial is reported, not raised, so that the worker lives on for the next one.
     """
@@ -25,25 +30,41 @@ def run_trial(trial: dict[str, Any]) -> None:
     with trial_logs(folder):
         try:
             from mistral_ner.hyperopt.plan import saved_config
-            from mistral_ner.train import fit
 
-            reporter = _Reporter()
-            fit(saved_config(folder / "config.yaml"), reporter)
+            reporter = _Reporter(trial["metric"])
+            config = saved_config(folder / "config.yaml")
+            (objective or default_objective())(config, reporter)
         except Exception as error:
             log.exception("the trial failed")
-            tune.report({FAILURE: f"{type(error).__name__}: {error}"})
+            tune.report({FAILURE: described(error)})
             return
     if reporter.stop is not None:
         raise reporter.stop
 
 
+def default_objective() -> Objective:
+    """Return the objective of every search that is not told another: train a tagger."""
+    from mistral_ner.train import fit
+
+    return fit
+
+
+def described(error: BaseException) -> str:
+    """Return an exception as the reason of a failed trial."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class _Reporter:
     """Passes reports to Ray Tune; remembers its wish to stop until ``fit`` has put everything in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
         self.stop: SystemExit | None = None
 
     def __call__(self, number: int, metrics: dict[str, float]) -> bool:
+        if self.metric not in metrics:
+            raise KeyError(f"no report has the metric {self.metric!r}; there are: {', '.join(sorted(metrics))}")
         try:
             tune.report({**metrics, REPORT: number})
         except SystemExit as stop:  # this is how Ray Tune ends a trial's thread

@@ -166,7 +166,7 @@ def test_minimised_metric(tiny: dict[str, Any], tmp_path: Path) -> None:
 def test_broken_trials_fail_with_their_reason(tiny: dict[str, Any], tmp_path: Path) -> None:
     """Some learning rates of this space overflow: those trials FAIL, the rest of the search goes on."""
     tiny["training"]["max_grad_norm"] = 1e30
-    made = plan(tiny, tmp_path, num_trials=6, strategy="asha", optuna_sampler="Random")
+    made = plan(tiny, tmp_path, num_trials=6, strategy="asha", optuna_sampler="Random", max_failure_rate=1)
     space = {"learning_rate": {"type": "choice", "choices": [1e-2, 1e30]}}
     made = Plan.of({**json.loads(json.dumps(as_dict(made))), "search_space": space})
     summary = search(made)
@@ -204,8 +204,9 @@ def test_timeout_ends_the_search(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert 20 < written["wall_s"] < 60
 
 
-def test_killed_worker_fails_its_trial_only(tiny: dict[str, Any], tmp_path: Path) -> None:
-    """A worker that is killed from outside: its trial FAILs with the reason, another worker takes over."""
+@pytest.mark.parametrize("max_failures", [0, 1])
+def test_killed_worker(tiny: dict[str, Any], tmp_path: Path, max_failures: int) -> None:
+    """A worker is killed from outside: its trial FAILs with the reason, or goes on from its last report elsewhere."""
     import os
     import signal
     import threading
@@ -214,7 +215,7 @@ def test_killed_worker_fails_its_trial_only(tiny: dict[str, Any], tmp_path: Path
     import psutil
 
     tiny["training"] |= {"num_epochs": 40, "reports": 20}
-    made = plan(tiny, tmp_path, num_trials=3, max_concurrent=1, asha_grace_period=20)
+    made = plan(tiny, tmp_path, num_trials=2, max_concurrent=1, asha_grace_period=20, max_failures=max_failures)
 
     def kill_first_worker() -> None:
         first = made.folder / "trial_0000" / "result.json"
@@ -230,9 +231,19 @@ def test_killed_worker_fails_its_trial_only(tiny: dict[str, Any], tmp_path: Path
     summary = search(made)
     killer.join()
     trials = stored_trials(made)
-    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert trials[0].user_attrs["reason"] == "the worker process died (killed, or out of memory)"
-    assert summary.n_complete == 2
+    died = "the worker process died (killed, or out of memory)"
+    if max_failures == 0:
+        assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+        assert trials[0].user_attrs["reason"] == died
+    else:
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.COMPLETE]
+        assert trials[0].user_attrs["failures"] == [died]
+        again = {
+            **yaml.safe_load((made.folder / "trial_0000/config.yaml").read_text()),
+            "output_dir": str(tmp_path / "x"),
+        }
+        assert fit(again) == trials[0].value, "a trial that was killed ends with the numbers of one that was not"
+    assert summary.n_complete == 1 + max_failures
 
 
 def as_dict(made: Plan) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""Where a study lies: a journal file by default, or any Optuna storage URL."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from mistral_ner.config import UserError
+
+STORAGE_URL = "MISTRAL_NER_STORAGE_URL"  # how workers get a URL that may hold a password: never through a file
+JOURNAL = "study.journal"
+
+log = logging.getLogger(__name__)
+
+
+def storage(folder: Path, url: str | None) -> BaseStorage:
+    """Return the storage of the study in ``folder``.
+
+    Raises:
+        UserError: the database does not answer, or its driver is not installed.
+    """
+    if url is None:
+        return JournalStorage(Journal(folder / JOURNAL))
+    try:
+        return get_storage(url)
+    except Exception as error:  # whatever SQLAlchemy and the driver raise
+        raise UserError(
+            f"hyperopt.storage_url={redacted(url)} must be a storage that Optuna can open, but: "
+            f"{redacted(str(error).splitlines()[0])}; fix: start the database, or hyperopt.storage_url=null for a file"
+        ) from None
+
+
+def redacted(text: str) -> str:
+    """Return ``text`` with the passwords in its URLs replaced by ``***``."""
+    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)
+
+
+class Journal(JournalFileBackend):
+    """A journal file whose writers may be killed at any moment.
+
+    Upstream's lock outlives a killed owner for half a minute, and what the owner had half written would garble the
+    line after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(str(path), lock_obj=_KernelLock(path))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append whole lines; what a killed writer left of one is cut off first."""
+        lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs).encode()
+        self._lock.acquire()
+        try:
+            with self.path.open("r+b") as file:
+                file.seek(_whole_lines(file))
+                file.truncate()
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            self._lock.release()
+
+
+def _whole_lines(file: Any) -> int:
+    """Return how many bytes of a file are whole lines."""
+    position: int = file.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - 4096)
+        file.seek(start)
+        newline: int = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        position = start
+    return 0
+
+
+class _KernelLock(BaseJournalFileLock):
+    """A lock that the kernel takes from a process that dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.with_name(f"{path.name}.flock")
+        self.handle: int | None = None
+
+    def acquire(self) -> bool:
+        self.handle = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(self.handle, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        assert self.handle is not None
+        os.close(self.handle)
+        self.handle = None
+
+
+def check_journal(path: Path) -> None:
+    """Cut a damaged last line off a journal, which a crash can leave behind; what was there is kept beside it.
+
+    Raises:
+        UserError: the damage is not at the end, so that more than the last event would be lost.
+    """
+    lines = path.read_bytes().splitlines(keepends=True)
+    bad = [number for number, line in enumerate(lines, 1) if not _is_whole(line)]
+    if not bad:
+        return
+    if bad[0] < len(lines):
+        raise UserError(
+            f"{path} must hold one JSON object a line, but line {bad[0]} of {len(lines)} is damaged; "
+            f"fix: restore it from a copy, or search anew under another hyperopt.study_name"
+        )
+    path.with_name(f"{path.name}.damaged").write_bytes(b"".join(lines))
+    with path.open("r+b") as file:
+        file.truncate(sum(len(line) for line in lines[:-1]))
+        os.fsync(file.fileno())
+    log.warning("%s: its last line was cut off by a crash and is dropped (kept in %s.damaged)", path, path.name)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
