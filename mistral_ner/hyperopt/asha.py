@@ -137,7 +137,7 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         stop = bool(bracket.on_result(known, report, value) == self.STOP) or crowded
         if not stop:
             self._passed.setdefault(id(rung), set()).add(known.trial_id)
-        return bool(stop)
+        return stop
 
     def _crowded(self, bracket: Any, rung: dict[str, float], value: float) -> bool:
         """Whether a trial that ties with the cutoff stops: enough that were as good have gone on.
@@ -148,7 +148,7 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         if value != bracket.cutoff(rung):
             return False
         passed = sum(rung[trial] >= value for trial in self._passed.get(id(rung), ()))
-        return passed >= (len(rung) + 1) / bracket.rf
+        return bool(passed >= (len(rung) + 1) / bracket.rf)
 
     def _bracket(self, number: int) -> Any:
         if number not in self._trial_info:
