@@ -13,6 +13,7 @@ import ray
 
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt.plan import Plan, cpus_per_trial
+from mistral_ner.hyperopt.signals import handle_again
 from mistral_ner.hyperopt.storage import STORAGE_URL
 
 _ENVIRONMENT = {
@@ -42,6 +43,7 @@ def cluster(plan: Plan) -> Iterator[dict[str, float]]:
     started = not ray.is_initialized()
     if started:
         _connect(plan)
+        handle_again()
     try:
         yield _resources(plan)
     finally:

@@ -21,7 +21,7 @@ from rich.table import Table
 from mistral_ner import files
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt.plan import Plan, trial_name
-from mistral_ner.hyperopt.signals import Interrupted, held
+from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
 from mistral_ner.hyperopt.watch import shown
 
@@ -57,8 +57,8 @@ def ending_in_order(study: Study) -> Iterator[None]:
     """Let an interrupted search come to :func:`finish`."""
     try:
         yield
-    except Interrupted as signal:
-        study.interrupted = str(signal)
+    except KeyboardInterrupt:  # Ray makes its own of ours
+        study.interrupted = received()
 
 
 def finish(study: Study) -> Summary:

@@ -53,6 +53,18 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def handle_again() -> None:
+    """Take the signals back from a library that installed handlers of its own: Ray dies of SIGTERM with a dump."""
+    if _active is not None and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _active)
+
+
+def received() -> str:
+    """Return the name of the signal that ended the search."""
+    return _active.name if _active is not None and _active.name else "SIGINT"
+
+
 @contextmanager
 def held() -> Iterator[None]:
     """Keep a signal that comes inside until the end of the block."""

@@ -1,0 +1,432 @@
+"""What every strategy promises, on the real engines, with an objective of arithmetic instead of a training.
+
+The objective keeps its progress as a training does, and goes on from there when it is called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from mistral_ner.config import UserError
+from mistral_ner.hyperopt import search
+from mistral_ner.hyperopt.leader import look
+from mistral_ner.hyperopt.results import Summary
+
+ROOT = Path(__file__).parents[2]
+STRATEGIES = ("combined", "asha", "optuna", "random")
+REPORTS = 9
+SPACE = {
+    "learning_rate": {"type": "loguniform", "low": 1e-5, "high": 1e-1},
+    "lora_r": {"type": "choice", "choices": [4, 8, 16]},
+    "num_epochs": {"type": "int", "low": 1, "high": 9, "when": {"lora_r": 8}},
+}
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def value_of(config: dict[str, Any] | Any, report: int) -> float:
+    """Best at a learning rate of 1e-3; grows with the reports."""
+    rate = config["learning_rate"] if isinstance(config, dict) else config.training.learning_rate
+    return 1 - abs(math.log10(rate) + 3) / 4 + report / 100
+
+
+def arithmetic(seconds: float = 0.0, breaks: str = "") -> Any:
+    """Return an objective; made in a function, so that it travels to workers that know nothing of this file."""
+
+    def objective(config: Any, report: Any) -> None:
+        import math as math_
+        import time as time_
+        from pathlib import Path as Path_
+
+        from mistral_ner.progress import Progress, reports_on_disk
+
+        folder = Path_(config.output_dir)
+        progress = Progress(folder, config.training.mode, "eval_f1", reports=reports_on_disk(folder))
+        for number in range(len(progress.reports) + 1, config.training.reports + 1):
+            time_.sleep(seconds)
+            rate = config.training.learning_rate
+            value = 1 - abs(math_.log10(rate) + 3) / 4 + number / 100
+            if breaks == "nan" and rate > 1e-2:
+                value = float("nan")
+            if breaks == "raises" and rate > 1e-2:
+                raise ValueError("too high a rate")
+            if breaks == "silent" and rate > 1e-2:
+                return
+            metrics = {"eval_f1": value, "eval_seconds": float(config.model.lora_r)}
+            if breaks == "other" and rate > 1e-2:
+                metrics = {"eval_loss": 1.0}
+            with (folder / "calls.txt").open("a") as calls:
+                calls.write(f"{number}\n")
+            if "eval_f1" in metrics:
+                progress.reports.append({"report": number, **metrics})
+                progress._write()
+            if report(number, metrics):
+                return
+
+    return objective
+
+
+def config(folder: Path, strategy: str, **hyperopt: Any) -> dict[str, Any]:
+    samples = strategy in ("combined", "optuna")
+    return {
+        "output_dir": str(folder),
+        "training": {"reports": REPORTS, "learning_rate": 1e-3},
+        "model": {"lora_r": 8},
+        "search_space": SPACE,
+        "hyperopt": {
+            "strategy": strategy,
+            "optuna_sampler": "TPE" if samples else "Random",
+            "num_trials": 12,
+            "max_concurrent": 2,
+            "results_dir": str(folder),
+            "study_name": "s",
+            **hyperopt,
+        },
+    }
+
+
+def run(folder: Path, strategy: str, objective: Any = None, **hyperopt: Any) -> tuple[Summary, list[FrozenTrial]]:
+    summary = search(config(folder, strategy, **hyperopt), objective or arithmetic())
+    return summary, look(folder / "s").trials
+
+
+def states(trials: list[FrozenTrial]) -> Counter[str]:
+    return Counter(trial.state.name for trial in trials)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_whole_search(tmp_path: Path, strategy: str) -> None:
+    """Exact trial count, true states and values, the default and the enqueued settings first."""
+    enqueue = [{"learning_rate": 2e-3, "lora_r": 4}, {"learning_rate": 5e-4, "lora_r": 16}]
+    summary, trials = run(tmp_path, strategy, enqueue=enqueue)
+    assert [trial.number for trial in trials] == list(range(12))
+    assert trials[0].params == {"learning_rate": 1e-3, "lora_r": 8, "num_epochs": 4}
+    assert [trial.params for trial in trials[1:3]] == enqueue
+    for trial in trials:
+        assert ("num_epochs" in trial.params) == (trial.params["lora_r"] == 8)
+        expected = {k: value_of(trial.params, k) for k in range(1, len(trial.intermediate_values) + 1)}
+        assert trial.intermediate_values == pytest.approx(expected)
+        if trial.state == TrialState.COMPLETE:
+            assert len(trial.intermediate_values) == REPORTS
+            assert trial.value == max(trial.intermediate_values.values())
+        else:
+            assert trial.state == TrialState.PRUNED
+            assert len(trial.intermediate_values) in (1, 3)
+    if strategy in ("optuna", "random"):
+        assert states(trials) == {"COMPLETE": 12}
+    else:
+        assert states(trials)["PRUNED"] >= 4
+    assert summary.best_trial == 0
+    assert summary.best_value == pytest.approx(1.09)
+    assert summary.reports_run == sum(len(trial.intermediate_values) for trial in trials)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_same_seed_proposes_the_same(tmp_path: Path, strategy: str) -> None:
+    """With one worker; and the seed matters."""
+    params = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        made = config(tmp_path, strategy, study_name=name, num_trials=14, max_concurrent=1, optuna_n_startup_trials=5)
+        search({**made, "seed": seed}, arithmetic())
+        params.append([trial.params for trial in look(tmp_path / name).trials])
+    assert params[0] == params[1]
+    assert params[0][1:] != params[2][1:]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_timeout_then_resume(tmp_path: Path, strategy: str) -> None:
+    """Time runs out in the middle; resumed, every trial ends, none twice, no report is made twice, nothing is lost."""
+    slow = arithmetic(seconds=0.25)
+    with_time = {"timeout": 6 if strategy in ("combined", "asha") else 5, "num_trials": 6}
+    with contextlib.suppress(UserError):  # where no trial completed in time
+        run(tmp_path, strategy, slow, **with_time)
+    written = json.loads((tmp_path / "s" / "summary.json").read_text())
+    assert written["budget_spent"].startswith("time ran out")
+    trials = look(tmp_path / "s").trials
+    cut = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+    ended = {trial.number: trial for trial in trials if trial.state.is_finished()}
+    assert cut or len(trials) < 6
+    summary, trials = run(tmp_path, strategy, arithmetic(), num_trials=6, resume=True)
+    assert [trial.number for trial in trials] == list(range(6))
+    assert set(states(trials)) <= {"COMPLETE", "PRUNED"}
+    for number, trial in ended.items():
+        assert trials[number].values == trial.values
+        assert trials[number].datetime_complete == trial.datetime_complete
+    for trial in trials:
+        calls = (tmp_path / "s" / f"trial_{trial.number:04d}" / "calls.txt").read_text().split()
+        assert calls == [str(k) for k in range(1, len(calls) + 1)]
+        assert len(trial.intermediate_values) == len(calls)
+    assert summary.wall_s > 5
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_finished_study_is_extended(tmp_path: Path, strategy: str) -> None:
+    """The proposals of an extended study are those of one that was that long from the start."""
+    run(tmp_path / "short", strategy, num_trials=5, max_concurrent=1)
+    _, extended = run(tmp_path / "short", strategy, num_trials=9, max_concurrent=1, resume=True)
+    _, whole = run(tmp_path / "long", strategy, num_trials=9, max_concurrent=1)
+    assert [trial.params for trial in extended] == [trial.params for trial in whole]
+    assert [trial.state for trial in extended] == [trial.state for trial in whole], "the rungs are known again"
+    assert [trial.intermediate_values for trial in extended] == [trial.intermediate_values for trial in whole]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        ("nan", "eval_f1 is not finite"),
+        ("raises", "ValueError: too high a rate"),
+        ("silent", "ended without a report of eval_f1"),
+        ("other", "KeyError: no report has the metric 'eval_f1'; there are: eval_loss"),
+    ],
+)
+def test_broken_trials_fail_with_their_reason(tmp_path: Path, strategy: str, breaks: str, reason: str) -> None:
+    summary, trials = run(tmp_path, strategy, arithmetic(breaks=breaks), num_trials=10, max_failure_rate=1)
+    broken = [trial for trial in trials if trial.params["learning_rate"] > 1e-2]
+    assert broken, "the seed gives some"
+    assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == [t.number for t in broken]
+    assert {
+        trial.user_attrs["reason"].rpartition(", eval_seconds")[0] or trial.user_attrs["reason"] for trial in broken
+    } == {reason}
+    assert summary.failures == {reason: len(broken)}
+    assert summary.n_complete + summary.n_pruned == 10 - len(broken)
+
+
+@pytest.mark.parametrize("strategy", ["combined", "random"])
+def test_too_many_failures_end_the_search(tmp_path: Path, strategy: str) -> None:
+    made = config(tmp_path, strategy, num_trials=30, enqueue_default=False)
+    made["search_space"] = {"learning_rate": {"type": "loguniform", "low": 2e-2, "high": 1e-1}}
+    with pytest.raises(UserError, match=r"6 of 6 trials failed \(max_failure_rate=0.33\): 6 x ValueError: too high"):
+        search(made, arithmetic(breaks="raises"))
+    assert len(look(tmp_path / "s").trials) <= 8
+    assert not (tmp_path / "s" / "best_config.yaml").exists()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_max_reports(tmp_path: Path, strategy: str) -> None:
+    summary, trials = run(tmp_path, strategy, arithmetic(seconds=0.05), max_reports=30)
+    assert summary.budget_spent == "the reports are spent (max_reports=30)"
+    assert 30 <= summary.reports_run <= 30 + 2 * 3, "each of two running trials may make a few more"
+    assert len(trials) < 12
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_target_at_the_first_report(tmp_path: Path, strategy: str) -> None:
+    """The trial that reached it wins, though it went no further; its config repeats just that."""
+    summary, _ = run(tmp_path, strategy, arithmetic(seconds=0.2), target=1.005)
+    assert summary.budget_spent == "the target is reached (eval_f1 1.005)"
+    assert summary.best_trial == 0
+    assert summary.best_value >= 1.005
+    best = (tmp_path / "s" / "best_config.yaml").read_text()
+    stop = len(look(tmp_path / "s").trials[0].intermediate_values)
+    assert f"stop_after: {stop}" in best or stop == REPORTS
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_minimise(tmp_path: Path, strategy: str) -> None:
+    made = config(tmp_path, strategy, mode="min", num_trials=8)
+    made["training"]["mode"] = "min"
+    summary = search(made, arithmetic())
+    complete = [trial.value for trial in look(tmp_path / "s").trials if trial.state == TrialState.COMPLETE]
+    assert summary.best_value == min(value for value in complete if value is not None)
+
+
+def test_promotion_pauses_and_goes_on_with_the_best(tmp_path: Path) -> None:
+    summary, trials = run(tmp_path, "asha", asha_type="promotion", num_trials=18)
+    first = sorted((trial.intermediate_values[1] for trial in trials), reverse=True)
+    went_on = [trial for trial in trials if len(trial.intermediate_values) > 1]
+    assert 0 < len(went_on) <= 18 / 3 + 2
+    assert max(trial.intermediate_values[1] for trial in went_on) == first[0]
+    assert {len(trial.intermediate_values) for trial in trials} <= {1, 3, 9}
+    for trial in trials:
+        calls = (tmp_path / "s" / f"trial_{trial.number:04d}" / "calls.txt").read_text().split()
+        assert calls == [str(k) for k in range(1, len(calls) + 1)], "a promoted trial goes on, it does not begin again"
+    assert summary.n_complete >= 1
+
+
+def test_the_median_pruner_stops_what_is_under_the_median(tmp_path: Path) -> None:
+    chosen = {"optuna_pruner": "median", "optuna_n_startup_trials": 3, "max_concurrent": 1, "num_trials": 14}
+    _, trials = run(tmp_path, "optuna", **chosen)
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    for trial in pruned:
+        before = [t.intermediate_values for t in trials[: trial.number] if t.state == TrialState.COMPLETE]
+        last = max(trial.intermediate_values)
+        values = sorted(values[last] for values in before)
+        middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+        assert max(trial.intermediate_values.values()) < middle
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "successive_halving", "percentile"])
+def test_each_pruner_stops_some(tmp_path: Path, pruner: str) -> None:
+    chosen = {"optuna_pruner": pruner, "optuna_n_startup_trials": 3, "max_concurrent": 1, "num_trials": 20}
+    summary, _ = run(tmp_path, "optuna", **chosen)
+    assert summary.n_pruned >= 2
+    assert summary.n_complete >= 1
+
+
+def test_tpe_concentrates(tmp_path: Path) -> None:
+    """Its later proposals lie nearer to the best than random ones do."""
+
+    def spread(strategy: str) -> float:
+        _, trials = run(tmp_path / strategy, strategy, num_trials=40, max_concurrent=1, optuna_n_startup_trials=10)
+        return sum(abs(math.log10(trial.params["learning_rate"]) + 3) for trial in trials[20:]) / 20
+
+    assert spread("optuna") < 0.6 * spread("random")
+
+
+@pytest.mark.parametrize("sampler", ["CMA", "GPSampler", "QMC", "Random"])
+def test_each_sampler_proposes_in_the_space(tmp_path: Path, sampler: str, caplog: pytest.LogCaptureFixture) -> None:
+    chosen = {"optuna_sampler": sampler, "max_concurrent": 1, "num_trials": 14, "optuna_n_startup_trials": 4}
+    with caplog.at_level("WARNING"):
+        _, trials = run(tmp_path, "optuna", **chosen)
+    assert all(1e-5 <= trial.params["learning_rate"] <= 1e-1 for trial in trials)
+    assert len({trial.params["learning_rate"] for trial in trials}) == 14
+    said = {"CMA": "draws lora_r at random", "QMC": "draws lora_r at random", "GPSampler": "of lora_r as unordered"}
+    assert said.get(sampler, "") in caplog.text
+
+
+def test_warm_start_informs_the_sampler(tmp_path: Path) -> None:
+    """TPE proposes near the best from its first trial on, without a random start."""
+    search(config(tmp_path, "optuna", num_trials=30, max_concurrent=1, study_name="earlier"), arithmetic())
+    made = config(tmp_path, "optuna", study_name="s", num_trials=10, max_concurrent=1, enqueue_default=False)
+    made["hyperopt"]["warm_start"] = "earlier"
+    search(made, arithmetic())
+    cold = config(tmp_path, "optuna", study_name="cold", num_trials=10, max_concurrent=1, enqueue_default=False)
+    search(cold, arithmetic())
+
+    def distance(name: str) -> float:
+        trials = look(tmp_path / name).trials
+        assert len(trials) == 10, "the earlier study's trials are not this one's"
+        return sum(abs(math.log10(trial.params["learning_rate"]) + 3) for trial in trials)
+
+    assert distance("s") < 0.7 * distance("cold")
+
+
+def test_two_metrics_give_a_pareto_front(tmp_path: Path) -> None:
+    """Accuracy against the rank: no trial on the front is beaten in both."""
+    summary, trials = run(tmp_path, "optuna", second_metric="eval_seconds", num_trials=16, max_concurrent=1)
+    assert summary.pareto
+    front = {row["trial"] for row in summary.pareto}
+    for number in front:
+        mine = trials[number].values
+        assert not any(t.values[0] > mine[0] and t.values[1] < mine[1] for t in trials)
+    assert all(trial.values[1] == trial.params["lora_r"] for trial in trials)
+    with pytest.raises(UserError, match=r"hyperopt.second_metric: two metrics cannot be compared at a rung.*asha"):
+        run(tmp_path / "no", "asha", second_metric="eval_seconds")
+
+
+def test_resume_refuses_another_search(tmp_path: Path) -> None:
+    run(tmp_path, "random", num_trials=3, max_concurrent=1)
+    before = (tmp_path / "s" / "study.journal").read_bytes()
+    with pytest.raises(UserError, match=r"the study 's' exists already in .*hyperopt.resume=true"):
+        run(tmp_path, "random", num_trials=3, max_concurrent=1)
+    changed = config(tmp_path, "random", num_trials=5, max_concurrent=1, resume=True)
+    changed["search_space"] = {
+        **SPACE,
+        "lora_r": {"type": "choice", "choices": [4, 8]},
+        "num_epochs": SPACE["num_epochs"],
+    }
+    with pytest.raises(UserError, match=r"search space of s has changed \(lora_r: was model.lora_r choice\(4, 8, 16\)"):
+        search(changed, arithmetic())
+    changed = config(tmp_path, "random", num_trials=5, max_concurrent=1, resume=True)
+    changed["data"] = {"max_length": 64}
+    with pytest.raises(UserError, match=r"s was another search \(data.max_length: was 128, is 64\).*warm_start=s"):
+        search(changed, arithmetic())
+    with pytest.raises(UserError, match=r"no study 't' to resume in .*did you mean 's'|there are: s"):
+        run(tmp_path, "random", study_name="t", resume=True)
+    assert (tmp_path / "s" / "study.journal").read_bytes() == before
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from test_contract import arithmetic, config
+from pathlib import Path
+from mistral_ner.hyperopt import search
+search(config(Path({folder!r}), {strategy!r}, num_trials=6, resume={resume!r}), arithmetic(seconds={seconds!r}))
+"""
+
+
+def start(folder: Path, strategy: str, resume: bool = False, seconds: float = 0.1) -> subprocess.Popen[str]:
+    code = SCRIPT.format(
+        root=str(ROOT),
+        tests=str(Path(__file__).parent),
+        folder=str(folder),
+        strategy=strategy,
+        resume=resume,
+        seconds=seconds,
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def until_reported(folder: Path, reports: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if sum(len(path.read_text().split()) for path in folder.glob("s/trial_*/calls.txt")) >= reports:
+            return
+        time.sleep(0.02)
+    raise AssertionError(
+        f"no {reports} reports in time: {process.communicate()[0] if process.poll() is not None else ''}"
+    )
+
+
+def exact(folder: Path, trials: int) -> None:
+    """Every trial ended once, no report was made twice, none is missing from the study."""
+    found = look(folder / "s").trials
+    assert [trial.number for trial in found] == list(range(trials))
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in found), states(found)
+    for trial in found:
+        calls = (folder / "s" / f"trial_{trial.number:04d}" / "calls.txt").read_text().split()
+        assert sorted(set(calls), key=int) == [str(k) for k in range(1, len(trial.intermediate_values) + 1)]
+        values = {k: value_of(trial.params, k) for k in trial.intermediate_values}
+        assert trial.intermediate_values == pytest.approx(values)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_ended_from_outside_then_resumed(tmp_path: Path, strategy: str, how: str) -> None:
+    process = start(tmp_path, strategy)
+    until_reported(tmp_path, 12, process)
+    process.send_signal(getattr(signal, how))
+    output, _ = process.communicate(timeout=60)
+    if how != "SIGKILL":
+        assert "interrupted" in output
+        assert f"ended early  interrupted ({how})" in " ".join(output.split()).replace("ended early ", "ended early  ")
+        assert json.loads((tmp_path / "s" / "summary.json").read_text())["budget_spent"] == f"interrupted ({how})"
+    again = start(tmp_path, strategy, resume=True, seconds=0)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    exact(tmp_path, 6)
+
+
+def test_a_second_leader_is_refused(tmp_path: Path) -> None:
+    process = start(tmp_path, "random", seconds=0.3)
+    try:
+        until_reported(tmp_path, 2, process)
+        with pytest.raises(UserError, match=rf"led by another process \(process {process.pid} on "):
+            run(tmp_path, "random", num_trials=6, resume=True)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_optuna_is_quiet() -> None:
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
