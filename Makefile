@@ -9,7 +9,7 @@ CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev prod train test check smollm2 clean
+.PHONY: help install dev prod resume train test check smollm2 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1|/' | column -t -s '|'
@@ -27,6 +27,9 @@ dev: install  ## search with the development budget: 20 trials, 4 at once
 
 prod: install  ## search with the production budget: 100 trials, 8 at once
 	$(BIN)/python launch.py hyperopt=combined budget=prod -m $(ARGS)
+
+resume: install  ## go on with the newest search in multirun/, or with STUDY=multirun/NAME
+	$(BIN)/python -m mistral_ner.hyperopt.resume $(STUDY)
 
 train: install  ## train one model; BEST=multirun/STUDY trains what a search found, BEST=FILE.yaml a copy of it
 	$(BIN)/python launch.py $(if $(BEST),--config-dir $(CONFIG_DIR) --config-name $(CONFIG_NAME)) $(ARGS)

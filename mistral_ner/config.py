@@ -156,7 +156,7 @@ class HyperoptConfig:
     optuna_n_warmup_steps: int = _value(0, low=0)  # reports
     asha_type: str = _value("stopping", choices=("stopping", "promotion"))
     asha_max_t: int = _value(9, low=1)  # reports
-    asha_grace_period: int = _value(1, low=1)  # reports
+    asha_grace_period: int | None = _value(None, low=1)  # reports; null: a third of asha_max_t
     asha_reduction_factor: float = _value(3, above=1)
     asha_brackets: int = _value(1, low=1)
     study_name: str = "study"

@@ -18,9 +18,15 @@ def full_errors() -> bool:
     return os.environ.get(FULL_ERROR, "") not in ("", "0")
 
 
+INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended, by the shells' convention
+
+
 @contextmanager
 def shown_to_the_user(debug: bool = False) -> Iterator[None]:
-    """Print a :class:`UserError` and exit with 1; with ``debug`` or ``HYDRA_FULL_ERROR=1`` let it through."""
+    """Print a :class:`UserError` and exit with 1; with ``debug`` or ``HYDRA_FULL_ERROR=1`` let it through.
+
+    Ctrl-C exits with 130.
+    """
     composing.end()  # the config is whole: what comes from here on is no fault of the command line
     try:
         yield
@@ -28,6 +34,11 @@ def shown_to_the_user(debug: bool = False) -> Iterator[None]:
         if debug or full_errors():
             raise
         show(str(error))
+    except KeyboardInterrupt:
+        if debug or full_errors():
+            raise
+        print("interrupted; what was reported is on disk, and can be gone on with", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def show(message: str) -> NoReturn:

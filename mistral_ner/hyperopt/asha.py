@@ -99,7 +99,7 @@ class StudyASHA(DriverOnly, ASHAScheduler):
             metric=hyperopt.metric,
             mode=hyperopt.mode,
             max_t=hyperopt.asha_max_t,
-            grace_period=hyperopt.asha_grace_period,
+            grace_period=hyperopt.asha_grace_period or 1,
             reduction_factor=hyperopt.asha_reduction_factor,
             brackets=hyperopt.asha_brackets,
         )

@@ -76,7 +76,7 @@ def _budget_faults(config: Config) -> list[Fault]:
     if uses_asha(config) and hyperopt.asha_max_t > reports:
         rule = f"counts reports, and no trial reaches more than training.reports={reports}, found {hyperopt.asha_max_t}"
         faults.append(Fault("hyperopt.asha_max_t", rule, f"hyperopt.asha_max_t={reports}"))
-    if uses_asha(config) and hyperopt.asha_grace_period > hyperopt.asha_max_t:
+    if uses_asha(config) and (hyperopt.asha_grace_period or 1) > hyperopt.asha_max_t:
         rule = f"must be at most asha_max_t={hyperopt.asha_max_t}, found {hyperopt.asha_grace_period}"
         faults.append(Fault("hyperopt.asha_grace_period", rule, "hyperopt.asha_grace_period=1"))
     if uses_asha(config) and hyperopt.asha_type == "promotion" and hyperopt.asha_brackets > 1:

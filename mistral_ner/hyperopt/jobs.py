@@ -93,7 +93,9 @@ class InRay:
 
         try:
             returned = ray.get(ref)
-        except ray.exceptions.RayError:  # the task itself raises nothing
+        except ray.exceptions.RayTaskError as error:  # before the trial began: a module that is not there, say
+            return Ended(failure=described(error.cause or error))
+        except ray.exceptions.RayError:
             return Ended(failure=WORKER_DIED)
         return self._result(returned)
 

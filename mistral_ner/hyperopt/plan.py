@@ -95,7 +95,7 @@ class Plan:
     def rungs(self) -> list[int]:
         """Reports at which ASHA compares trials, before the last."""
         hyperopt, rungs = self.config.hyperopt, []
-        rung = float(hyperopt.asha_grace_period)
+        rung = float(hyperopt.asha_grace_period or 1)
         while rung < self.reports_per_trial:
             rungs.append(math.ceil(rung))
             rung *= hyperopt.asha_reduction_factor
@@ -122,6 +122,9 @@ def _settled(config: Config) -> Config:
     """Fix what depends on the machine, so that a trial's config alone repeats it."""
     if config.training.threads is None:
         config.training.threads = max(1, int(cpus_per_trial(config)))
+    if config.hyperopt.asha_grace_period is None:
+        # entity F1 before a third of a training says little: good settings are often at 0 then (bench/README.md)
+        config.hyperopt.asha_grace_period = max(1, config.hyperopt.asha_max_t // 3)
     return config
 
 

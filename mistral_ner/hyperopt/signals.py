@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended, by the shells' convention
+from mistral_ner.errors import INTERRUPTED
 
 
 class Interrupted(KeyboardInterrupt):

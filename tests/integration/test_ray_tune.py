@@ -33,6 +33,7 @@ def plan(config: dict[str, Any], folder: Path, **hyperopt: Any) -> Plan:
             "strategy": "combined",
             "num_trials": 8,
             "max_concurrent": 2,
+            "asha_grace_period": 1,
             "results_dir": str(folder),
             "study_name": "s",
             **hyperopt,
