@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mistral_ner.hyperopt.job import Ended
 from mistral_ner.hyperopt.jobs import InProcess, InRay, Jobs, in_ray
@@ -111,6 +113,7 @@ class StudySweeper(OptunaSweeperImpl):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._without_settings: DictConfig | None = None
 
     def setup(self, **kwargs: Any) -> None:
         """Let upstream set up the launcher."""
@@ -131,29 +134,48 @@ class StudySweeper(OptunaSweeperImpl):
         from mistral_ner.hyperopt.cluster import cluster
 
         with cluster(self.plan) as resources:
+            import ray
+            from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
+
             setup_globals()
             remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
-            merged = OmegaConf.merge(remote, self.jobs.ray_cfg.remote)
-            yield InRay(self.plan, lambda asked: self._launch(asked, merged), _ended)
+            merged: Any = OmegaConf.to_container(OmegaConf.merge(remote, self.jobs.ray_cfg.remote), resolve=True)
+            # The launcher's own ``launch`` would wait for a whole batch.
+            job = ray.remote(**merged)(_run_job)
+            state = Singleton.get_state()
+            yield InRay(
+                self.plan,
+                lambda asked: job.remote(self.hydra, self._job_config(asked), self.jobs.task_function, state),
+                _ended,
+            )
 
-    def _launch(self, asked: Asked, remote: Any) -> Any:
-        """Start one job of the Ray launcher: its own ``launch`` would wait for a whole batch."""
-        from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
-
-        config = self.hydra.config_loader.load_sweep_config(self.jobs.config, self.overrides(asked))
+    def _job_config(self, asked: Asked) -> DictConfig:
+        """Return what Hydra would compose for a job; composing each anew takes longer than all else that starts one."""
+        if self._without_settings is None:
+            self._without_settings = self.hydra.config_loader.load_sweep_config(self.jobs.config, self._shared())
+        config: DictConfig = copy.deepcopy(self._without_settings)
         with open_dict(config):
+            for override in OverridesParser.create().parse_overrides(self._own(asked)):
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+            config.hydra.overrides.task = self.overrides(asked)
             config.hydra.job.id = f"trial_{asked.number}"
             config.hydra.job.num = asked.number
-        return launch_job_on_ray(self.hydra, remote, config, self.jobs.task_function, Singleton.get_state())
+        return config
 
     def overrides(self, asked: Asked) -> list[str]:
         """Return a job's overrides: the command line's own without sweeps, the settings, and the trial's number."""
+        return [*self._shared(), *self._own(asked)]
+
+    def _shared(self) -> list[str]:
         given = [o for o in self.composed.hydra.overrides.task if not _is_sweep(o) and _key(o) not in _NOT_PASSED_ON]
-        settings = [f"{path}={quoted(value)}" for path, value in self.plan.space.by_path(asked.values).items()]
         hyperopt = self.plan.config.hyperopt
         url = [f"hyperopt.storage_url={STORAGE_URL}"] if hyperopt.storage_url is not None else []
         # the default of a study's name holds the time of day
-        return [*given, *settings, *url, f"hyperopt.study_name={hyperopt.study_name}", f"hyperopt.trial={asked.number}"]
+        return [*given, *url, f"hyperopt.study_name={hyperopt.study_name}"]
+
+    def _own(self, asked: Asked) -> list[str]:
+        settings = [f"{path}={quoted(value)}" for path, value in self.plan.space.by_path(asked.values).items()]
+        return [*settings, f"hyperopt.trial={asked.number}"]
 
 
 # A storage URL may hold a password: jobs get it from the environment, and find only that variable's name here.
@@ -212,8 +234,6 @@ def _key(override: str) -> str:
 
 
 def _is_sweep(override: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     return bool(OverridesParser.create().parse_override(override).is_sweep_override())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.plan import Plan
 
+_CANDIDATES = 8  # of which TPE takes the best: fewer explore more (Optuna has 24); bench/README.md compares
 INFEASIBLE = "memory"  # the constraint that a trial breaks whose settings do not fit the device
 
 
@@ -41,9 +43,7 @@ def sampler(plan: Plan, trial: int, warm: Sequence[FrozenTrial] = ()) -> BaseSam
     startup = hyperopt.optuna_n_startup_trials
     if hyperopt.optuna_sampler == "TPE":
         # Constant liar: running trials count as poor ones, so that two workers do not get the same point.
-        # Groups: with conditional parameters, trials are compared within those that share their parameters.
-        group = plan.space.conditional
-        return _TPE(warm, seed=seed, n_startup_trials=startup, multivariate=True, group=group, constant_liar=True)
+        return _TPE(warm, seed=seed, n_startup_trials=startup, n_ei_candidates=_CANDIDATES, constant_liar=True)
     if hyperopt.optuna_sampler == "CMA":
         return CmaEsSampler(
             seed=seed,
@@ -124,13 +124,32 @@ class _View:
     def _get_trials(
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials: list[FrozenTrial] = self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
-        wanted = states is None or TrialState.PRUNED in states
-        failed = self._study._get_trials(deepcopy=False, states=(TrialState.FAIL,), use_cache=True) if wanted else []
+        finished = states is None or TrialState.COMPLETE in states
+        wanted = None if states is None else (*states, *(_STOPPED if finished else ()))
+        trials: list[FrozenTrial] = self._study._get_trials(deepcopy=deepcopy, states=wanted, use_cache=use_cache)
+        failed = self._study._get_trials(deepcopy=False, states=(TrialState.FAIL,), use_cache=True) if finished else []
         infeasible = [_as_pruned(trial) for trial in failed if INFEASIBLE in trial.constraints]
-        earlier = [trial for trial in self._warm if states is None or trial.state in states]
+        earlier = [trial for trial in self._warm if wanted is None or trial.state in wanted]
         # in front: samplers rely on their study's own trials being the last
-        return [*earlier, *infeasible, *trials] if earlier or infeasible else trials
+        shown = [*earlier, *infeasible, *trials]
+        return shown if len(self._study.directions) > 1 else [_valued(trial, self._study.direction) for trial in shown]
+
+
+_STOPPED = (TrialState.PRUNED,)
+
+
+def _valued(trial: FrozenTrial, direction: optuna.study.StudyDirection) -> FrozenTrial:
+    """Show a trial that was stopped early by its best report, as one that ran to its end is.
+
+    Optuna's TPE ranks every stopped trial below every whole one. The first to arrive at a rung always pass it, however
+    poor they are, and TPE would take them for the best there is; GP would not look at a stopped trial at all.
+    """
+    if trial.state != TrialState.PRUNED or not trial.intermediate_values:
+        return trial
+    best = max if direction == optuna.study.StudyDirection.MAXIMIZE else min
+    valued = copy.copy(trial)
+    valued.state, valued.value = TrialState.COMPLETE, best(trial.intermediate_values.values())
+    return valued
 
 
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
