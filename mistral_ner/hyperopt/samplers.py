@@ -43,7 +43,9 @@ def sampler(plan: Plan, trial: int, warm: Sequence[FrozenTrial] = ()) -> BaseSam
     startup = hyperopt.optuna_n_startup_trials
     if hyperopt.optuna_sampler == "TPE":
         # Constant liar: running trials count as poor ones, so that two workers do not get the same point.
-        return _TPE(warm, seed=seed, n_startup_trials=startup, n_ei_candidates=_CANDIDATES, constant_liar=True)
+        # Each parameter by itself: found good settings sooner here than the joint form, which is Optuna's default.
+        settings = {"n_startup_trials": startup, "n_ei_candidates": _CANDIDATES, "multivariate": False}
+        return _TPE(warm, seed=seed, constant_liar=True, **settings)
     if hyperopt.optuna_sampler == "CMA":
         return CmaEsSampler(
             seed=seed,

@@ -1,0 +1,69 @@
+"""``optuna`` and ``random`` as jobs of Hydra's Ray launcher, through Hydra itself; only the training is arithmetic."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from mistral_ner.hyperopt.leader import look
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(180)
+
+APP = """
+import hydra
+import mistral_ner.hyperopt.plugins
+from mistral_ner.config import check
+
+@hydra.main(config_path={conf!r}, config_name="config")
+def main(cfg):
+    from mistral_ner.hyperopt.job import run_job
+    from test_contract import arithmetic
+    return run_job(check(cfg), int(cfg.hyperopt.trial), arithmetic())
+
+main()
+"""
+
+
+@pytest.mark.parametrize("strategy", ["optuna", "random"])
+def test_the_ray_launcher_runs_jobs_side_by_side(tmp_path: Path, strategy: str) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(APP.format(conf=str(ROOT / "conf")))
+    pruner = ["hyperopt.optuna_pruner=median", "hyperopt.optuna_n_startup_trials=2"] if strategy == "optuna" else []
+    done = subprocess.run(
+        [
+            *(sys.executable, str(app), "-m", f"hyperopt={strategy}", "hydra/launcher=ray", "model=tiny"),
+            *("training.reports=9", "hyperopt.num_trials=8", "hyperopt.max_concurrent=2", "hyperopt.study_name=s"),
+            *(f"hyperopt.results_dir={tmp_path}", "training.weight_decay=0.02", *pruner),
+            "+search_space.model_name={type: choice, choices: ['8 model=x', tiny], path: data.cache_dir}",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = look(tmp_path / "s").trials
+    assert [trial.number for trial in trials] == list(range(8))
+    states = {trial.state for trial in trials}
+    assert states <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert TrialState.COMPLETE in states
+    assert "weight_decay" not in trials[0].params, "a plain value pins a searched key"
+    for trial in trials:
+        folder = tmp_path / "s" / f"trial_{trial.number:04d}"
+        composed = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        trained = yaml.safe_load((folder / "config.yaml").read_text())
+        for made in (composed, trained):
+            assert made["training"]["learning_rate"] == pytest.approx(trial.params["learning_rate"])
+            assert made["training"]["weight_decay"] == 0.02
+            assert made["data"]["cache_dir"] == trial.params["model_name"], "a value of a space is data"
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+        assert f"hyperopt.trial={trial.number}" in overrides
