@@ -31,7 +31,7 @@ LAYERS = (
     ("hyperopt.watch",),
     ("hyperopt.report",),
     ("hyperopt.results",),
-    ("hyperopt",),  # the engines and whatever they share
+    ("hyperopt", "hyperopt.report.__main__"),  # the engines and whatever they share
     ("hyperopt.plugins",),
     ("run", "composing"),
     ("launch",),
