@@ -28,6 +28,7 @@ LAYERS = (
     ("hyperopt.faults", "hyperopt.plan"),
     ("hyperopt.samplers", "hyperopt.signals", "hyperopt.storage", "hyperopt.study"),
     ("hyperopt.leader",),
+    ("hyperopt.view",),
     ("hyperopt.watch",),
     ("hyperopt.report",),
     ("hyperopt.results",),

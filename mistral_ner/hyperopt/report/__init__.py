@@ -7,7 +7,7 @@ python -m mistral_ner.hyperopt.report a b c -o compare.html  several, overlaid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def write(study: Study, summary: Mapping[str, Any]) -> Path:
     return path
 
 
-def compare(studies: list[tuple[Study, Mapping[str, Any]]], path: Path) -> Path:
+def compare(studies: Sequence[tuple[Study, Mapping[str, Any]]], path: Path) -> Path:
     """Write one page that overlays several studies; the arguments of :func:`write` for each."""
     rows = [gather(study, summary) for study, summary in studies]
     files.write_text(path, comparison_page(rows, versus(rows)))

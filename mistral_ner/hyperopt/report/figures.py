@@ -24,7 +24,7 @@ _LIGHT = {
     "@mute": "#97a1af",
     "@bad": "#d64545",
     "@warn": "#d99a1c",
-    "@card": "#ffffff",
+    **{"@card": "#ffffff", "@line2": "#1f9d63"},
 }
 _ENOUGH_FOR_IMPORTANCE = 4  # trials
 
@@ -50,10 +50,12 @@ def study_figures(rows: StudyRows) -> list[Figure]:
 def for_plotly(figure: Figure) -> dict[str, Any]:
     """Return a figure as any plotly reads it, ``plotly.io.from_json`` for one, in the colours of light mode."""
 
-    def coloured(value: Any) -> Any:
+    def coloured(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            return {key: coloured(item) for key, item in value.items() if key != "minwidth"}
-        return _LIGHT.get(value, value) if isinstance(value, str) else value
+            return {name: coloured(item, name) for name, item in value.items() if name != "minwidth"}
+        if key == "colorscale":
+            return [[place, _LIGHT[colour]] for place, colour in value]
+        return _LIGHT.get(value, value) if key == "color" and isinstance(value, str) else value
 
     return {"data": [coloured(trace) for trace in figure.data], "layout": coloured(figure.layout)}
 
@@ -167,7 +169,12 @@ def parallel(rows: StudyRows) -> Figure:
     values = [trial.best for trial in trials]
     dimensions = [_dimension(parameter, axis, trials) for parameter, axis in rows.kinds.items()]
     dimensions.append({"label": text(rows.metric), "values": values})
-    line = {"color": values, "colorscale": "Viridis", "reversescale": rows.sign < 0, "showscale": False}
+    line = {
+        "color": values,
+        "colorscale": [[0, "@mute"], [0.5, "@line2"], [1, "@accent"]],
+        "reversescale": rows.sign < 0,
+        "showscale": False,
+    }
     data = [{"type": "parcoords", "line": line, "dimensions": dimensions}]
     return Figure(name, title, about, data, {"margin": {"t": 60, "l": 60, "r": 60}, "minwidth": 110 * len(dimensions)})
 
@@ -274,9 +281,18 @@ def slices(rows: StudyRows) -> Figure:
                     "text": [_hover(trial, f"{text(rows.metric)} {shown(trial.best)}") for trial in group],
                 }
             )
-        layout[f"xaxis{suffix}"] = {"title": {"text": text(parameter)}, "type": axis}
+        layout[f"xaxis{suffix}"] = {"title": {"text": text(parameter)}, "type": axis, **_ticks(scored, parameter, axis)}
         layout[f"yaxis{suffix}"] = {"title": {"text": text(rows.metric)}}
     return Figure("slices", "Slices", about, data, {**layout, "height": 90 + 230 * len(rows.kinds)})
+
+
+def _ticks(trials: list[TrialRow], parameter: str, axis: str) -> dict[str, Any]:
+    if axis != "category":
+        return {"dtick": 1, "exponentformat": "power"} if axis == "log" else {}
+    values = [trial.params[parameter] for trial in trials if parameter in trial.params]
+    numbers = all(isinstance(value, int | float) for value in values)
+    names = dict.fromkeys(text(value) for value in (sorted(values) if numbers else sorted(values, key=str)))
+    return {"categoryorder": "array", "categoryarray": list(names)}
 
 
 def timeline(rows: StudyRows) -> Figure:

@@ -6,11 +6,14 @@
     const style = getComputedStyle(document.documentElement);
     return name => style.getPropertyValue("--" + name).trim();
   };
-  const coloured = (value, colour) => {
-    if (typeof value === "string") return value.startsWith("@") ? colour(value.slice(1)) || value : value;
-    if (Array.isArray(value)) return value;
+  // only under these keys: a text of the study may look like a colour's name
+  const coloured = (value, colour, key) => {
+    if (typeof value === "string") {
+      return ["color", "colorscale"].includes(key) && value.startsWith("@") ? colour(value.slice(1)) : value;
+    }
+    if (Array.isArray(value)) return key === "colorscale" ? value.map(item => coloured(item, colour, key)) : value;
     if (value === null || typeof value !== "object") return value;
-    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, coloured(item, colour)]));
+    return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, coloured(item, colour, name)]));
   };
   const axis = (given, colour) => ({
     gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true, ...given,

@@ -126,7 +126,7 @@ def _note(rows: StudyRows) -> str:
 
 
 def _share_saved(rows: StudyRows) -> float:
-    return 1 - float(rows.summary["reports_run"]) / max(1, rows.summary["reports_full"])
+    return 1.0 - float(rows.summary["reports_run"]) / max(1.0, float(rows.summary["reports_full"]))
 
 
 def _tiles(rows: StudyRows) -> str:
