@@ -24,7 +24,8 @@ _LIGHT = {
     "@mute": "#97a1af",
     "@bad": "#d64545",
     "@warn": "#d99a1c",
-    **{"@card": "#ffffff", "@line2": "#1f9d63"},
+    "@card": "#ffffff",
+    "@line2": "#1f9d63",
 }
 _ENOUGH_FOR_IMPORTANCE = 4  # trials
 
