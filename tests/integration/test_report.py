@@ -168,7 +168,7 @@ def test_final_is_shown_with_whatever_it_holds(finished: Path) -> None:
 
 def test_several_studies_share_an_axis_or_are_refused(tiny: dict[str, Any], tmp_path: Path, finished: Path) -> None:
     other = plan(
-        tiny, tmp_path, strategy="random", optuna_sampler="random", study_name="t", optuna_pruner="none", num_trials=3
+        tiny, tmp_path, strategy="random", optuna_sampler="Random", study_name="t", optuna_pruner="none", num_trials=3
     )
     search(other, learn)
     page = written([finished, other.folder], tmp_path / "c.html").read_text(encoding="utf-8")
