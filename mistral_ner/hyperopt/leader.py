@@ -79,7 +79,7 @@ def look(folder: Path) -> Study:
         raise UserError(f"no study in {folder}: it has no config.yaml; fix: name the folder of a search")
     quiet()
     plan = saved_plan(folder)
-    study = Study(plan, _load(plan))
+    study = Study(plan, _load(plan, mend=False))
     study.started = time.monotonic() - max(0.0, _run_seconds(study))
     return study
 
@@ -222,10 +222,11 @@ def _refuse_another_search(plan: Plan, saved: Config) -> None:
         )
 
 
-def _load(plan: Plan) -> optuna.Study:
+def _load(plan: Plan, mend: bool = True) -> optuna.Study:
     hyperopt, journal = plan.config.hyperopt, plan.folder / JOURNAL
     if hyperopt.storage_url is None and journal.exists():
-        check_journal(journal)
+        if mend:  # who only looks may see a line that the leader has half written
+            check_journal(journal)
     elif hyperopt.storage_url is None:
         raise UserError(f"{journal} is missing; fix: restore it, or search anew under another hyperopt.study_name")
     elif "***" in hyperopt.storage_url:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from rich.table import Table
 
 from mistral_ner import files
 from mistral_ner.config import UserError
+from mistral_ner.hyperopt import report
 from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
 from mistral_ner.hyperopt.watch import shown
+
+log = logging.getLogger(__name__)
 
 _NOT_THE_TRAINING = ("search_space", "hyperopt", "budget")
 
@@ -70,6 +74,7 @@ def finish(study: Study) -> Summary:
     """
     with held():
         summary = _written(study)
+    _report(study, summary)
     _print(summary, study)
     if study.interrupted is not None:
         raise Interrupted(study.interrupted)
@@ -91,6 +96,15 @@ def _written(study: Study) -> Summary:
     if summary.best_trial is not None:
         _write_best_config(study, summary.best_trial, summary)
     return summary
+
+
+def _report(study: Study, summary: Summary) -> None:
+    if study.interrupted is not None:
+        return  # who interrupts wants to leave
+    try:
+        report.write(study, asdict(summary))
+    except Exception:  # the results are on disk, and worth more than their picture
+        log.warning("report.html could not be written", exc_info=True)
 
 
 def summarise(study: Study) -> Summary:
@@ -223,6 +237,8 @@ def _print(summary: Summary, study: Study) -> None:
             table.add_row("Pareto front", "  ".join(f"{name} {shown(value)}" for name, value in row.items()))
         table.add_row("train it", f"python launch.py --config-dir {folder} --config-name best_config")
     table.add_row("results", folder)
+    if (study.plan.folder / "report.html").exists():
+        table.add_row("look at it", f"{folder}/report.html")
     if summary.budget_spent:
         table.add_row("go on", "the same command with hyperopt.resume=true, or make resume")
     end = "interrupted" if study.interrupted else "completed" if summary.best_trial is not None else "found nothing"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.samplers import remark
 from mistral_ner.hyperopt.study import FAILURES, REASON, Asked, Study
+from mistral_ner.hyperopt.view import View
 
 log = logging.getLogger(__name__)
 
-_ENDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+_ENDS = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 
 class Watch:
@@ -24,6 +26,7 @@ class Watch:
         self.ended_trials = study.ended
         self.best = study.best_report  # value, trial
         self._handler: logging.Handler | None = None
+        self._view = _view(study) if sys.stdout.isatty() else None
 
     def __enter__(self) -> Watch:
         if self.plan.config.hyperopt.log_to_file:
@@ -42,15 +45,21 @@ class Watch:
         )
         if (said := remark(self.plan)) is not None:
             log.warning(said)
+        if self._view is not None:
+            self._view.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._view is not None:
+            self._view.__exit__(kind, error, None)
         if self._handler is not None:
             logging.getLogger("mistral_ner").removeHandler(self._handler)
             self._handler.close()
 
     def asked(self, asked: Asked) -> None:
         """A trial was proposed."""
+        if self._view is not None:
+            self._view.started_trial(asked.number, self.study.reports_of(asked.number) if asked.again else {})
         settings = "  ".join(f"{name}={shown(value)}" for name, value in asked.values.items())
         log.info("trial %-3d %s         %s", asked.number, "goes on" if asked.again else "starts ", settings)
 
@@ -58,6 +67,8 @@ class Watch:
         """A trial made a report."""
         if self.best is None or self.plan.sign * value > self.plan.sign * self.best[0]:
             self.best = (value, number)
+        if self._view is not None:
+            self._view.reported(number, report, value, self.best, self.study.reports)
         log.info(
             "trial %-3d report %d/%d  %s %.4f | best %.4f (trial %d) | %d of %d trials ended, %d reports",
             number,
@@ -73,6 +84,8 @@ class Watch:
 
     def ended(self, trial: FrozenTrial) -> None:
         """A trial is over, or waits to go on."""
+        if self._view is not None:
+            self._view.ended(trial.number, _ENDS.get(trial.state))
         if trial.state == TrialState.RUNNING:
             failures = trial.user_attrs.get(FAILURES)
             what = "was cut off" if self.study.spent or not failures else f"is tried again: {failures[-1]}"
@@ -82,6 +95,15 @@ class Watch:
         level = logging.WARNING if trial.state == TrialState.FAIL else logging.INFO
         reason = trial.user_attrs.get(REASON)
         log.log(level, "trial %-3d %s%s", trial.number, _ENDS[trial.state], f": {reason}" if reason else "")
+
+
+def _view(study: Study) -> View:
+    view = View(study.plan, best=study.best_report, reports=study.reports, ended_before=study.ended)
+    for trial in study.trials:
+        if trial.state in _ENDS:
+            view.counts[_ENDS[trial.state]] += 1
+            view.reports_of_ended += len(trial.intermediate_values)
+    return view
 
 
 def shown(value: object) -> str:

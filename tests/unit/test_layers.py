@@ -28,10 +28,11 @@ LAYERS = (
     ("hyperopt.faults", "hyperopt.plan"),
     ("hyperopt.samplers", "hyperopt.signals", "hyperopt.storage", "hyperopt.study"),
     ("hyperopt.leader",),
+    ("hyperopt.view",),
     ("hyperopt.watch",),
     ("hyperopt.report",),
     ("hyperopt.results",),
-    ("hyperopt",),  # the engines and whatever they share
+    ("hyperopt", "hyperopt.report.__main__"),  # the engines and whatever they share
     ("hyperopt.plugins",),
     ("run", "composing"),
     ("launch",),

@@ -1,0 +1,301 @@
+"""The report as one HTML file: everything inside, nothing loaded. What comes from a study is escaped."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable
+from importlib.resources import files as package_files
+from typing import Any
+
+from mistral_ner.hyperopt.plan import trial_name
+from mistral_ner.hyperopt.report.figures import STATE_COLOURS, Figure
+from mistral_ner.hyperopt.report.rows import StudyRows, TrialRow
+from mistral_ner.hyperopt.watch import shown
+
+
+def study_page(rows: StudyRows, figures: list[Figure]) -> str:
+    """Return the page of one study."""
+    by_name = {figure.name: figure for figure in figures}
+    body = [
+        f"<h1>{_e(rows.name)}</h1>",
+        f'<p class="soft">{_e(rows.summary["strategy"])} search for {_e(rows.metric)} '
+        f"({_e(rows.summary['mode'])}), {_e(_state(rows))}</p>",
+        _nav(figures),
+        _note(rows),
+        _tiles(rows),
+        _winner(rows),
+        _saved(rows),
+        _pair(by_name["history"], by_name["importance"]),
+        _figure(by_name["curves"]),
+        _figure(by_name["parallel"]),
+        _pair(by_name["per_type"], by_name["timeline"]),
+        _figure(by_name["slices"]),
+        _failures(rows),
+        _trials(rows),
+        _repeat(rows),
+    ]
+    return _page(f"{rows.name} · report", body, figures)
+
+
+def comparison_page(studies: list[StudyRows], figures: list[Figure]) -> str:
+    """Return the page that overlays several studies."""
+    head = ["study", "strategy", "trials", "reports", "saved", f"best {studies[0].metric}", "seconds"]
+    lines = [
+        [
+            *(rows.name, rows.summary["strategy"], str(rows.summary["n_trials"])),
+            *(f"{rows.summary['reports_run']} of {rows.summary['reports_full']}", f"{_share_saved(rows):.0%}"),
+            *("none" if rows.best is None else f"{rows.summary['best_value']:.4f}", f"{rows.summary['wall_s']:.0f}"),
+        ]
+        for rows in studies
+    ]
+    body = [
+        f"<h1>{len(studies)} studies</h1>",
+        *map(_figure, figures),
+        _section("studies", "Studies", _table(head, lines)),
+    ]
+    return _page("studies compared", body, figures)
+
+
+def _page(title: str, body: list[str], figures: list[Figure]) -> str:
+    from plotly.offline import get_plotlyjs
+
+    drawn = [{"name": f.name, "data": f.data, "layout": f.layout} for f in figures if not f.missing]
+    # < in data would end the script element
+    data = json.dumps(drawn, allow_nan=False, default=str).replace("<", "\\u003c")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{_e(title)}</title>
+<style>
+{_asset("page.css")}</style>
+</head>
+<body>
+<main>
+{"".join(body)}
+</main>
+<script>{get_plotlyjs()}</script>
+<script type="application/json" id="figures">{data}</script>
+<script>
+{_asset("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def _asset(name: str) -> str:
+    return (package_files("mistral_ner.hyperopt.report") / name).read_text(encoding="utf-8")
+
+
+def _e(value: object) -> str:
+    return html.escape(shown(value), quote=True)
+
+
+def _state(rows: StudyRows) -> str:
+    summary = rows.summary
+    if summary["budget_spent"]:
+        return f"ended early: {summary['budget_spent']}"
+    return "not ended" if summary["n_unfinished"] else "ended"
+
+
+def _nav(figures: list[Figure]) -> str:
+    places = [("winner", "Winner"), *((f.name, f.title) for f in figures)]
+    places += [("failures", "Failures"), ("trials", "Trials"), ("repeat", "Repeat it")]
+    links = [f'<a href="#{name}">{_e(title)}</a>' for name, title in places]
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _note(rows: StudyRows) -> str:
+    """What is unusual about this study, in words."""
+    summary, said = rows.summary, ""
+    if not summary["n_trials"]:
+        said = "No trial has started yet: this page is empty for that reason."
+    elif summary["n_failed"] == summary["n_trials"]:
+        said = f"All {summary['n_trials']} trials failed; the reasons are below."
+    elif rows.best is None:
+        said = "No trial has completed yet, so there is no winner."
+    elif summary["n_unfinished"]:
+        said = f"{summary['n_unfinished']} trials are unfinished: the search is running or was cut off."
+    elif summary["n_trials"] == 1:
+        said = "There is one trial: nothing to compare it with."
+    return f'<p class="note">{_e(said)}</p>' if said else ""
+
+
+def _share_saved(rows: StudyRows) -> float:
+    return 1.0 - float(rows.summary["reports_run"]) / max(1.0, float(rows.summary["reports_full"]))
+
+
+def _tiles(rows: StudyRows) -> str:
+    summary = rows.summary
+    best = "none" if rows.best is None else f"{summary['best_value']:.4f}"
+    tiles = [
+        (best, f"best {rows.metric} on dev" + ("" if rows.best is None else f", trial {rows.best.number}")),
+        (f"{_share_saved(rows):.0%}", f"of the reports saved: {summary['reports_run']} of {summary['reports_full']}"),
+        (str(summary["n_trials"]), f"trials: {_counts(rows)}"),
+        (_duration(summary["wall_s"]), "wall time"),
+    ]
+    cells = "".join(f'<div class="tile"><b>{_e(b)}</b><span class="soft">{_e(s)}</span></div>' for b, s in tiles)
+    return f'<div class="tiles">{cells}</div>'
+
+
+def _counts(rows: StudyRows) -> str:
+    names = (
+        ("n_complete", "completed"),
+        ("n_pruned", "stopped"),
+        ("n_failed", "failed"),
+        ("n_unfinished", "unfinished"),
+    )
+    return ", ".join(f"{rows.summary[key]} {name}" for key, name in names if rows.summary[key]) or "none yet"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _winner(rows: StudyRows) -> str:
+    if rows.best is None:
+        return _section("winner", "Winner", '<p class="soft">None: no trial has completed.</p>')
+    settings = _table(
+        ["setting", "value"], [[name, shown(value)] for name, value in rows.summary["best_params"].items()]
+    )
+    if rows.final is None:
+        said = (
+            f"Trial {rows.best.number} has the best {rows.metric} on dev. The best of many noisy trials looks better "
+            "than it is: trained again with other seeds it will score somewhat less."
+        )
+        return _section("winner", "Winner", f'<p class="soft">{_e(said)}</p>{settings}')
+    return _section("winner", "Winner", _final(rows.final, rows.metric))
+
+
+def _final(final: dict[str, Any], metric: str) -> str:
+    """The winner of the repeated trainings; every field may be missing."""
+    winner, baseline = final.get("winner") or {}, final.get("baseline") or {}
+    lines = [
+        ["winner", f"trial {winner.get('trial', '?')}", _interval(winner.get("dev")), _interval(winner.get("test"))],
+        ["default config", "", _interval(baseline.get("dev")), _interval(baseline.get("test"))],
+    ]
+    search_value = final.get("search_value")
+    if isinstance(search_value, int | float):
+        lines.insert(1, ["the search's own figure", "one seed, picked as the best", f"{search_value:.4f}", ""])
+    parts = [_table(["", "", f"{final.get('metric', metric)} on dev (95% interval)", "on test"], lines)]
+    candidates = [c for c in final.get("candidates") or [] if isinstance(c, dict)]
+    if candidates:
+        rows = [
+            [
+                *(f"trial {c.get('trial', '?')}", _interval(c.get("dev"))),
+                "worse than the winner" if c.get("distinguishable") else "not distinguishable from the winner",
+            ]
+            for c in candidates
+        ]
+        parts.append(_table(["trained again", "dev", "paired bootstrap"], rows))
+    settings = [[name, shown(value)] for name, value in (winner.get("params") or {}).items()]
+    return "".join([*parts, _table(["setting", "value"], settings)])
+
+
+def _interval(score: Any) -> str:
+    if not isinstance(score, dict) or not isinstance(score.get("mean"), int | float):
+        return "—"
+    low, high = score.get("low"), score.get("high")
+    known = isinstance(low, int | float) and isinstance(high, int | float)
+    return f"{score['mean']:.4f}" + (f" ({low:.4f} to {high:.4f})" if known else "")
+
+
+def _saved(rows: StudyRows) -> str:
+    run, full = rows.summary["reports_run"], rows.summary["reports_full"]
+    said = (
+        f"{run} reports were run; every trial to its end would have been {full}. {_share_saved(rows):.0%} were saved."
+    )
+    bar = f'<div class="bar"><i style="width:{100 * run / max(1, full):.1f}%"></i></div>'
+    return _section("saved", "Compute saved", f'{bar}<p class="soft">{_e(said)}</p>')
+
+
+def _figure(figure: Figure) -> str:
+    if figure.missing:
+        return _section(figure.name, figure.title, f'<p class="soft">Nothing to draw: {_e(figure.missing)}.</p>')
+    place = f'<div class="wide"><div class="figure" id="figure-{figure.name}"></div></div>'
+    return _section(figure.name, figure.title, f'<p class="soft">{_e(figure.about)}</p>{place}')
+
+
+def _pair(*figures: Figure) -> str:
+    return f'<div class="pair">{"".join(map(_figure, figures))}</div>'
+
+
+def _failures(rows: StudyRows) -> str:
+    failed = [trial for trial in rows.trials if trial.state == "failed"]
+    if not failed:
+        return _section("failures", "Failures", '<p class="soft">No trial failed.</p>')
+    lines = [[str(trial.number), trial.reason or "unknown", f"{trial_name(trial.number)}/logs.txt"] for trial in failed]
+    return _section("failures", "Failures", _table(["trial", "reason", "log"], lines, long=1))
+
+
+def _trials(rows: StudyRows) -> str:
+    if not rows.trials:
+        return _section("trials", "Trials", '<p class="soft">None yet.</p>')
+    head = "".join(
+        f"<th>{_e(name)}</th>" for name in ("trial", "state", rows.metric, "reports", "seconds", *rows.kinds)
+    )
+    order = sorted(rows.trials, key=lambda t: (t.best is None, -rows.sign * (t.best or 0.0), t.number))
+    body = "".join(_trial(rows, trial) for trial in order)
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return _section("trials", "Trials", f'<p class="soft">Best first; the value is that of the best report.</p>{table}')
+
+
+def _trial(rows: StudyRows, trial: TrialRow) -> str:
+    colour = f"var(--{STATE_COLOURS[trial.state][1:]})"
+    cells = [
+        f'<a href="{trial_name(trial.number)}/logs.txt">{trial.number}</a>',
+        f'<span class="state" style="background:{colour}"></span>{_e(trial.state)}',
+        "" if trial.best is None else f"{trial.best:.4f}",
+        f"{len(trial.values)} of {rows.reports_per_trial}",
+        "" if trial.seconds is None else f"{trial.seconds:.0f}",
+        *(_e(trial.params[name]) if name in trial.params else "" for name in rows.kinds),
+    ]
+    winner = ' class="winner"' if rows.best is not None and trial.number == rows.best.number else ""
+    return f"<tr{winner}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _repeat(rows: StudyRows) -> str:
+    folder = os.path.relpath(rows.folder)
+    parts = []
+    if rows.best is not None:
+        parts.append(
+            f"<p>Train the winner again:</p>{_pre(f'python launch.py --config-dir {folder} --config-name best_config')}"
+        )
+        parts.append(_config(rows, "best_config.yaml", "The winner's config"))
+    parts.append(
+        f"<p>Go on with the search, or extend it:</p>{_pre(f'python -m mistral_ner.hyperopt.resume {folder}')}"
+    )
+    parts.append(_config(rows, "config.yaml", "The search's config"))
+    return _section("repeat", "Repeat it", "".join(parts))
+
+
+def _config(rows: StudyRows, name: str, title: str) -> str:
+    try:
+        content = (rows.folder / name).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return f"<details><summary>{_e(title)} ({_e(name)})</summary>{_pre(content)}</details>"
+
+
+def _pre(content: str) -> str:
+    return f"<pre>{html.escape(content)}</pre>"
+
+
+def _section(name: str, title: str, content: str) -> str:
+    long = ' class="long"' if name in ("trials", "repeat", "slices") else ""
+    return f'<section id="{name}"{long}><h2>{_e(title)}</h2>{content}</section>\n'
+
+
+def _table(head: Iterable[str], lines: Iterable[Iterable[str]], long: int | None = None) -> str:
+    def cells(line: Iterable[str]) -> str:
+        return "".join(f"<td{' class=long' if place == long else ''}>{_e(c)}</td>" for place, c in enumerate(line))
+
+    top = "".join(f"<th>{_e(name)}</th>" for name in head)
+    rows = "".join(f"<tr>{cells(line)}</tr>" for line in lines)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
