@@ -175,7 +175,7 @@ def _judged(
     plan: Plan, runs: list[_Run], seeds: list[int], failures: dict[str, str]
 ) -> tuple[Final, dict[str, dict[str, float]]]:
     """Return the end, and the final model's metrics by split."""
-    results, first, scored = [], list[IntArray](), dict[str, dict[str, float]]()
+    results, first, scored = list[Result](), list[IntArray](), dict[str, dict[str, float]]()
     winner = runs[0].trained
     best = max(winner, key=lambda seed: (plan.sign * winner[seed][1], -seed))
     for run in runs:
