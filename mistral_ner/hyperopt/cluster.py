@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from mistral_ner.config import UserError
+from mistral_ner.hyperopt import reaper
 from mistral_ner.hyperopt.plan import Plan, cpus_per_trial
 from mistral_ner.hyperopt.signals import handle_again
 from mistral_ner.hyperopt.storage import STORAGE_URL
@@ -24,6 +29,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take the adapter off before its worker goes on
 }
+
+_TOKEN = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +48,31 @@ def cluster(plan: Plan) -> Iterator[dict[str, float]]:
     if not log.isEnabledFor(logging.DEBUG):
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how a trial ended is ours to say
     started = not ray.is_initialized()
+    private = contextlib.ExitStack()
     if started:
         _connect(plan)
         handle_again()
+        if plan.config.hyperopt.ray_address is None:
+            private.enter_context(_gone_afterwards())
+    with private:
+        try:
+            yield _resources(plan)
+        finally:
+            if started:
+                ray.shutdown()  # leaves a cluster that was joined
+
+
+@contextmanager
+def _gone_afterwards() -> Iterator[None]:
+    """Have what Ray started here ended even if this process is killed: some of Ray's agents would live on."""
+    command = [sys.executable, reaper.__file__, str(os.getpid())]
+    # its standard input ends with this process; a Ctrl-C in the terminal is not for it
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
-        yield _resources(plan)
+        yield
     finally:
-        if started:
-            ray.shutdown()  # leaves a cluster that was joined
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _connect(plan: Plan) -> None:
@@ -62,6 +86,8 @@ def _connect(plan: Plan) -> None:
         cpus = max(os.cpu_count() or 1, math.ceil(cpus_per_trial(plan.config) * hyperopt.max_concurrent))
         ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
         return
+    if _TOKEN.exists() or os.environ.get("RAY_AUTH_TOKEN"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray itself only thinks of its token with address auto
     try:
         ray.init(hyperopt.ray_address, **common)
     except (ConnectionError, ValueError, RuntimeError) as error:

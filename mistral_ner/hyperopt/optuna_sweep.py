@@ -51,17 +51,20 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
         with cluster(plan) as resources:
             yield in_ray(plan, resources, objective)
 
-    return run(plan, jobs)
+    return run(plan, jobs, train=objective is None)
 
 
-def run(plan: Plan, jobs: Callable[[], Any]) -> Summary:
-    """Ask for trials and give them to ``jobs()``, a context manager, until the budget is spent."""
+def run(plan: Plan, jobs: Callable[[], Any], train: bool = True) -> Summary:
+    """Ask for trials and give them to ``jobs()``, a context manager, until the budget is spent.
+
+    ``train`` says whether the trials were trainings, so that a final model can follow.
+    """
     if plan.config.hyperopt.storage_url is not None:
         os.environ[STORAGE_URL] = plan.config.hyperopt.storage_url
     with interruptible(), lead(plan) as study:
         with Watch(study) as watch, ending_in_order(study), jobs() as pool:
             _Loop(study, watch, pool).run()
-        return finish(study)
+        return finish(study, train)
 
 
 class _Loop:

@@ -40,7 +40,7 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
             searcher = StudySearcher(study, watch, promotion(plan))
             _tuner(plan, searcher, resources, objective).fit()
             searcher.end_paused()
-        return finish(study)
+        return finish(study, train=objective is None)
 
 
 def _tuner(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> tune.Tuner:

@@ -16,12 +16,15 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from mistral_ner import files
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt import report
+from mistral_ner.hyperopt.card import with_interval
+from mistral_ner.hyperopt.final import Candidate, finalise
 from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
@@ -54,6 +57,7 @@ class Summary:
     budget_spent: str | None  # which budget ended the search before its last trial
     failures: dict[str, int]  # reasons and how often
     pareto: list[dict[str, Any]] | None = None  # of two metrics: the trials that none beats in both
+    final: dict[str, Any] | None = None  # final/final.json
 
 
 @contextmanager
@@ -65,8 +69,12 @@ def ending_in_order(study: Study) -> Iterator[None]:
         study.interrupted = received()
 
 
-def finish(study: Study) -> Summary:
+def finish(study: Study, train: bool = False) -> Summary:
     """Write ``summary.json``, ``trials.csv`` and ``best_config.yaml``, print the summary, and return it.
+
+    Args:
+        study: the search that has ended.
+        train: whether its trials were trainings: then the final model is trained, unless ``final.enabled`` is off.
 
     Raises:
         UserError: no trial completed, so there is no best config, or too many failed; the rest is written.
@@ -74,6 +82,11 @@ def finish(study: Study) -> Summary:
     """
     with held():
         summary = _written(study)
+    if train and _trains_final(study, summary):
+        with ending_in_order(study):
+            summary.final = asdict(finalise(study.plan, _complete(study)))
+        with held():
+            _write(study, summary)
     _report(study, summary)
     _print(summary, study)
     if study.interrupted is not None:
@@ -89,13 +102,32 @@ def finish(study: Study) -> Summary:
     return summary
 
 
+def _trains_final(study: Study, summary: Summary) -> bool:
+    wanted = study.plan.config.hyperopt.final.enabled and study.interrupted is None and not study.broken
+    return wanted and summary.n_complete > 0
+
+
+def _complete(study: Study) -> list[Candidate]:
+    plan = study.plan
+    return [
+        Candidate(trial.number, plan.space.decode(trial.params), best_of(plan, trial)[1])
+        for trial in study.trials
+        if trial.state == TrialState.COMPLETE
+    ]
+
+
 def _written(study: Study) -> Summary:
-    summary, folder = summarise(study), study.plan.folder
+    summary = summarise(study)
+    _write(study, summary)
+    return summary
+
+
+def _write(study: Study, summary: Summary) -> None:
+    folder = study.plan.folder
     files.write_json(folder / "summary.json", asdict(summary))
     files.write_text(folder / "trials.csv", _table(study))
     if summary.best_trial is not None:
         _write_best_config(study, summary.best_trial, summary)
-    return summary
 
 
 def _report(study: Study, summary: Summary) -> None:
@@ -213,6 +245,24 @@ def _seconds(trial: FrozenTrial) -> float | str:
     return round(trial.duration.total_seconds(), 3) if trial.duration else ""
 
 
+def _add_final(table: Table, final: dict[str, Any], folder: str) -> None:
+    """The honest figures beside the search's own."""
+    seeds = len(final["seeds"])
+    for index, result in enumerate(final["settings"]):
+        name = "default config" if result["trial"] is None else f"trial {result['trial']}"
+        name += " (default config)" if result["default"] and result["trial"] is not None else ""
+        text = f"{name}: {final['metric']} {result['dev_mean']:.4f} (mean of {seeds} seeds)"
+        text += f", dev F1 {with_interval(result['dev_f1'], result['dev_f1_interval'])}"
+        if result["test_f1"] is not None:
+            text += f", test F1 {with_interval(result['test_f1'], result['test_f1_interval'])}"
+        if result["search_value"] is not None:
+            text += f"; the search said {result['search_value']:.4f}"
+        if index and not result["distinguishable"]:
+            text += "; not distinguishable from the winner"
+        table.add_row("winner" if not index else "", escape(text))
+    table.add_row("final model", f"{folder}/final")
+
+
 def _print(summary: Summary, study: Study) -> None:
     folder = os.path.relpath(study.plan.folder)
     table = Table.grid(padding=(0, 2))
@@ -236,6 +286,8 @@ def _print(summary: Summary, study: Study) -> None:
         for row in summary.pareto or []:
             table.add_row("Pareto front", "  ".join(f"{name} {shown(value)}" for name, value in row.items()))
         table.add_row("train it", f"python launch.py --config-dir {folder} --config-name best_config")
+    if summary.final is not None:
+        _add_final(table, summary.final, folder)
     table.add_row("results", folder)
     if (study.plan.folder / "report.html").exists():
         table.add_row("look at it", f"{folder}/report.html")

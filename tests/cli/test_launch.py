@@ -171,6 +171,7 @@ def search(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> tuple[
         "budget.num_trials=4",
         "budget.max_concurrent=2",
         "hyperopt.study_name=s",
+        "hyperopt.final.enabled=false",  # tests/integration/test_final.py
     ]
     return folder, command, launch(folder, *command)
 

@@ -23,15 +23,19 @@ SEARCH = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_contract import arithmetic, config
+import logging
 from pathlib import Path
 from mistral_ner.hyperopt import search
+logging.basicConfig(level="WARNING")
 search(config(Path({folder!r}), {strategy!r}, **{hyperopt!r}), arithmetic(seconds={seconds!r}))
 """
 
 
 def start(folder: Path, strategy: str, seconds: float = 0.0, **hyperopt: Any) -> subprocess.Popen[str]:
     where = {"root": str(ROOT), "tests": str(Path(__file__).parent), "folder": str(folder)}
-    code = SEARCH.format(**where, strategy=strategy, seconds=seconds, hyperopt={"num_trials": 4, **hyperopt})
+    code = SEARCH.format(
+        **where, strategy=strategy, seconds=seconds, hyperopt={"num_trials": 4, "final": {"enabled": False}, **hyperopt}
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -44,8 +48,8 @@ def running_ray() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
-    command += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    command += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     head = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -126,8 +130,11 @@ def test_a_private_ray_is_gone_afterwards(tmp_path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("hyperopt", "message"),
     [
-        ({"resources_per_trial": {"gpu": 1}}, "hyperopt.resources_per_trial.gpu=1, but Ray has 0 GPUs; fix: "),
-        ({"max_concurrent": 64}, "hyperopt.max_concurrent=64, but "),
+        (
+            {"resources_per_trial": {"gpu": 1}},
+            "2 trials of 1 GPUs do not fit this machine's 0 fix: hyperopt.resources_per_trial.gpu=0",
+        ),
+        ({"max_concurrent": 8}, "hyperopt.max_concurrent=8, but 2 trials at once fit what there is"),
     ],
 )
 def test_what_the_machine_does_not_have(tmp_path: Path, hyperopt: dict[str, Any], message: str) -> None:

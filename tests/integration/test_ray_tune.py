@@ -36,6 +36,7 @@ def plan(config: dict[str, Any], folder: Path, **hyperopt: Any) -> Plan:
             "asha_grace_period": 1,
             "results_dir": str(folder),
             "study_name": "s",
+            "final": {"enabled": False},
             **hyperopt,
         },
     }

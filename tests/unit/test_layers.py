@@ -23,7 +23,7 @@ LAYERS = (
     ("check",),
     ("config", "metrics", "files", "errors", "schedule"),
     ("data", "model"),
-    ("inputs", "progress", "trainer", "train", "predict"),
+    ("inputs", "progress", "trainer", "train", "predict", "score"),
     ("hyperopt.search_space",),
     ("hyperopt.faults", "hyperopt.plan"),
     ("hyperopt.samplers", "hyperopt.signals", "hyperopt.storage", "hyperopt.study"),
@@ -31,6 +31,8 @@ LAYERS = (
     ("hyperopt.view",),
     ("hyperopt.watch",),
     ("hyperopt.report",),
+    ("hyperopt.bootstrap", "hyperopt.card", "hyperopt.logs"),
+    ("hyperopt.final",),
     ("hyperopt.results",),
     ("hyperopt", "hyperopt.report.__main__"),  # the engines and whatever they share
     ("hyperopt.plugins",),

@@ -72,7 +72,6 @@ def test_the_study_itself_keeps_true_states() -> None:
     study.add_trials([stopped(k / 10, 0.5) for k in range(10)])
     study.ask().suggest_float("dropout", 0.0, 0.99)
     assert {trial.state for trial in study.trials[:10]} == {TrialState.PRUNED}
-    assert all(trial.value == 0.5 for trial in study.trials[:10])  # Optuna's own reading of a stopped trial
 
 
 def test_settings_that_ran_out_of_memory_are_avoided() -> None:

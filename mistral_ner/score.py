@@ -1,0 +1,46 @@
+"""A trained adapter, scored on a split of the data that it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mistral_ner.config import Config
+from mistral_ner.metrics import IntArray, entity_scores, sentence_counts
+from mistral_ner.model.stored import load_trained
+from mistral_ner.predict.tagger import word_probabilities
+from mistral_ner.train import prepare
+
+
+@dataclass(frozen=True)
+class Score:
+    """A split's metrics, named as by ``entity_scores``, and the counts of ``sentence_counts``, shape (sentences, 3)."""
+
+    metrics: dict[str, float]
+    counts: IntArray
+
+
+def score(config: Config, folder: str | Path, split: str) -> Score | None:
+    """Score the adapter in ``folder`` on ``split`` (train, dev or test); None where the split has no sentences.
+
+    Raises:
+        UserError: the data cannot be read, or the folder holds no adapter that can be loaded.
+    """
+    _, data = prepare(config)
+    gold, lengths = data.gold(split)
+    if len(lengths) == 0:
+        return None
+    trained = load_trained(folder)
+    windows = getattr(data, split)
+    rows = [windows[index] for index in range(len(windows))]
+    predicted: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(rows)
+    pad_id, size = int(trained.tokenizer.pad_token_id or 0), config.training.per_device_eval_batch_size
+    for index, chances in word_probabilities(trained.model, rows, pad_id, size):
+        predicted[index] = chances.argmax(-1)
+    tags = np.concatenate(predicted)
+    return Score(
+        entity_scores(gold, tags, lengths, data.labels),
+        sentence_counts(gold, tags, lengths, data.labels),
+    )

@@ -1,0 +1,139 @@
+"""The end of a search: the best settings trained again, the winner, the folder of the final model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mistral_ner.config import check
+from mistral_ner.hyperopt.final import Candidate, candidates, finalise
+from mistral_ner.hyperopt.optuna_sweep import search
+from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.predict import Tagger
+from mistral_ner.score import score
+
+pytestmark = pytest.mark.timeout(240)
+TEXT = "Ada Li saw Oslo ."
+
+
+def plan(folder: Path, model: dict[str, Any], data: dict[str, str], **hyperopt: Any) -> Plan:
+    return Plan.of(
+        {
+            "output_dir": str(folder),
+            "model": {**model, "lora_r": 4},
+            "data": {"source": "files", **data, "cache_dir": str(folder / "cache")},
+            "training": {"num_epochs": 2, "reports": 3, "learning_rate": 1e-2, "threads": 1},
+            "search_space": {
+                "learning_rate": {"type": "loguniform", "low": 1e-5, "high": 3e-2},
+                "lora_alpha": {"type": "choice", "choices": [8, 16]},
+            },
+            "hyperopt": {
+                "strategy": "random",
+                "optuna_sampler": "Random",
+                "num_trials": 3,
+                "max_concurrent": 1,
+                "enqueue_default": False,
+                "results_dir": str(folder),
+                "study_name": "s",
+                "final": {"top_k": 2, "seeds": 2},
+                "merge": True,
+                **hyperopt,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ended(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any], toy_files: dict[str, str]
+) -> tuple[Plan, dict[str, Any]]:
+    """One search with its final model, that the tests below look at from several sides."""
+    made = plan(tmp_path_factory.mktemp("final"), tiny_model, toy_files)
+    assert search(made).final is not None
+    return made, json.loads((made.folder / "final/final.json").read_text())
+
+
+def test_the_best_mean_on_dev_wins(ended: tuple[Plan, dict[str, Any]]) -> None:
+    _, final = ended
+    means = [result["dev_mean"] for result in final["settings"]]
+    assert means == sorted(means, reverse=True)
+    assert len(final["settings"]) == 3, "two trials and the default config"
+    assert sum(result["default"] for result in final["settings"]) == 1
+    for result in final["settings"]:
+        assert list(result["dev"]) == ["43", "44"]
+        assert result["dev_mean"] == pytest.approx(np.mean(list(result["dev"].values())))
+        assert result["dev_f1"] == pytest.approx(result["dev_mean"], abs=1e-6)
+        assert result["dev_f1_interval"][0] <= result["dev_f1"] <= result["dev_f1_interval"][1]
+    assert not final["failures"]
+
+
+def test_the_test_split_is_scored_for_the_winner_and_the_default_alone(ended: tuple[Plan, dict[str, Any]]) -> None:
+    _, final = ended
+    for index, result in enumerate(final["settings"]):
+        assert (result["test_f1"] is not None) == (index == 0 or result["default"])
+
+
+def test_the_folder_holds_the_winner_with_every_searched_key(ended: tuple[Plan, dict[str, Any]]) -> None:
+    made, final = ended
+    folder = made.folder / "final"
+    config, winner = yaml.safe_load((folder / "config.yaml").read_text()), final["settings"][0]
+    assert config["training"]["learning_rate"] == winner["params"]["learning_rate"]
+    assert config["model"]["lora_alpha"] == winner["params"]["lora_alpha"]
+    assert config["seed"] == final["seed"]
+    assert winner["dev"][str(final["seed"])] == max(winner["dev"].values())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = score(check(config), folder, "test")
+    assert found is not None
+    assert metrics["test"] == found.metrics
+    card = (folder / "README.md").read_text()
+    assert f"| PER | {metrics['test']['precision_PER']:.4f}" in card
+    assert str(winner["params"]["learning_rate"]) in card
+    written = json.loads((made.folder / "summary.json").read_text())
+    assert written["final"] == json.loads((folder / "final.json").read_text())
+
+
+def test_merged_tags_as_the_adapter_does_and_plain_transformers_reads_it(ended: tuple[Plan, dict[str, Any]]) -> None:
+    from transformers import pipeline
+
+    made, _ = ended
+    (ours,), (merged,) = (Tagger.load(made.folder / part).tag([TEXT]) for part in ("final", "final/merged"))
+    assert ours, "the tiny model has learnt something"
+    assert [(e.type, e.start, e.end) for e in ours] == [(e.type, e.start, e.end) for e in merged]
+    np.testing.assert_allclose([e.score for e in ours], [e.score for e in merged], atol=2e-4)
+    assert pipeline("token-classification", model=str(made.folder / "final/merged"))(TEXT)
+
+
+def test_cut_off_it_goes_on_and_ends_the_same(ended: tuple[Plan, dict[str, Any]]) -> None:
+    made, final = ended
+    folder = made.folder / "final"
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    for name in ("final.json", "README.md", "adapter_model.safetensors"):
+        (folder / name).unlink()
+    complete = [
+        Candidate(r["trial"], r["params"], r["search_value"]) for r in final["settings"] if r["trial"] is not None
+    ]
+    finalise(made, complete)
+    assert json.loads((folder / "final.json").read_text()) == final
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_equal_settings_are_trained_once_and_the_default_is_no_second_candidate(
+    tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]
+) -> None:
+    made = plan(tmp_path, tiny_model, toy_files)
+    default = {"learning_rate": 1e-2, "lora_alpha": made.config.model.lora_alpha}
+    other = {"learning_rate": 1e-3, "lora_alpha": 8}
+    trials = [Candidate(0, other, 0.5), Candidate(1, default, 0.4), Candidate(2, other, 0.6), Candidate(3, other, 0.6)]
+    assert [one.trial for one in candidates(made, trials)] == [2, 1]
+    assert [one.trial for one in candidates(made, [trials[0]])] == [0, None]
+
+
+def test_off_by_one_key(tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]) -> None:
+    made = plan(tmp_path, tiny_model, toy_files, num_trials=1, merge=False, final={"enabled": False})
+    assert search(made).final is None
+    assert not (made.folder / "final").exists()
