@@ -6,11 +6,11 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,8 +29,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take the adapter off before its worker goes on
 }
-
-_TOKEN = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
 
 log = logging.getLogger(__name__)
 
@@ -86,15 +84,30 @@ def _connect(plan: Plan) -> None:
         cpus = max(os.cpu_count() or 1, math.ceil(cpus_per_trial(plan.config) * hyperopt.max_concurrent))
         ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
         return
-    if _TOKEN.exists() or os.environ.get("RAY_AUTH_TOKEN"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray itself only thinks of its token with address auto
     try:
+        _reach(hyperopt.ray_address)
         ray.init(hyperopt.ray_address, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"no Ray cluster at hyperopt.ray_address={hyperopt.ray_address} ({str(error).splitlines()[0]}); "
             f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"
         ) from None
+
+
+def _reach(address: str) -> None:
+    """Knock at ``host:port`` or ``ray://host:port`` first: Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    with contextlib.suppress(ImportError):  # Ray before 2.52 has no tokens
+        from ray._private.authentication import authentication_token_setup as tokens
+
+        # Ray itself takes up this machine's token for address=auto alone
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _resources(plan: Plan) -> dict[str, float]:
