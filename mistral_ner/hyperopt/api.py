@@ -154,14 +154,16 @@ def create_objective_function(
     train_dataset: Iterable[Mapping[str, Any]] | None = None,
     eval_dataset: Iterable[Mapping[str, Any]] | None = None,
     data_collator: Any = None,
+    test_dataset: Iterable[Mapping[str, Any]] | None = None,
 ) -> Objective:
     """Return the objective that trains a tagger, for :meth:`HyperparameterOptimizer.optimize`.
 
     Args:
         base_config: the composed config; it says the data too, unless data sets are given.
         hyperopt_config: not needed, :class:`HyperparameterOptimizer` has it; taken so that calls can name it.
-        train_dataset, eval_dataset: rows with ``tokens`` (words) and ``ner_tags`` (tags as text, or numbers of a
-            ClassLabel), such as a ``datasets.Dataset`` has; written once to ``data.cache_dir`` for the workers.
+        train_dataset, eval_dataset, test_dataset: rows with ``tokens`` (words) and ``ner_tags`` (tags as text, or
+            numbers of a ClassLabel), such as a ``datasets.Dataset`` has; written once to ``data.cache_dir`` for the
+            workers. What is not given beside a training set is split off from it, as for files (``data.dev_fraction``).
         data_collator: a DataCollatorForTokenClassification or None: batches are padded that way in any case.
 
     Raises:
@@ -174,7 +176,9 @@ def create_objective_function(
             f"{type(data_collator).__name__}; fix: leave it out, batches are padded to their longest sentence"
         )
     config = check(_plain(base_config))
-    for key, rows in (("train_file", train_dataset), ("dev_file", eval_dataset)):
+    if train_dataset is not None:
+        config.data.test_file = None  # of the data in the config, which these rows take the place of
+    for key, rows in (("train_file", train_dataset), ("dev_file", eval_dataset), ("test_file", test_dataset)):
         if rows is not None:
             config.data.source, config.data.format = "files", "jsonl"
             setattr(config.data, key, str(_saved(rows, Path(config.data.cache_dir), config)))

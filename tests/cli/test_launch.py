@@ -467,3 +467,47 @@ def test_search_finds_it_before_its_first_trial(tmp_path: Path, case: str) -> No
     assert text in words(done.stderr), shown(done)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "multirun").exists(), "a study that cannot have a trial is not created"
+
+
+PASTED = """\
+search_space:
+  # Continuous parameters
+  learning_rate:
+    type: "loguniform"
+    low: 1e-5
+    high: 1e-3
+  warmup_ratio:
+    type: "uniform"
+    low: 0.0
+    high: 0.1
+  # Discrete parameters
+  lora_r:
+    type: "choice"
+    choices: [8, 16, 32, 64]
+  # Integer parameters
+  num_epochs:
+    type: "int"
+    low: 1
+    high: 10
+"""
+
+
+@pytest.mark.parametrize("strategy", ["combined", "asha", "optuna", "random"])
+def test_a_pasted_block_from_any_folder(tmp_path: Path, small: list[str], strategy: str) -> None:
+    """The reference document's block, with its head, its comments and its ``1e-5``, in a folder of the user's."""
+    space = tmp_path / "mine" / "search_space" / "pasted.yaml"
+    space.parent.mkdir(parents=True)
+    space.write_text(PASTED, encoding="utf-8")
+    free = [override for override in small if "num_epochs" not in override]  # a plain value would pin it
+    arguments = ["--config-dir", str(tmp_path / "mine"), f"hyperopt={strategy}", "search_space=pasted", *free]
+    before = files_in(tmp_path)
+    done = launch(tmp_path, *arguments, "hyperopt.dry_run=true", "-m")
+    assert done.returncode == 0, shown(done)
+    for row in (
+        "learning_rate training.learning_rate loguniform(",
+        "warmup_ratio training.warmup_ratio uniform(",
+        "lora_r model.lora_r choice(",
+        "num_epochs training.num_epochs int(",
+    ):
+        assert row in words(done.stdout), shown(done)
+    assert files_in(tmp_path) == before

@@ -31,6 +31,16 @@ search(config(Path({folder!r}), {strategy!r}, **{hyperopt!r}), arithmetic(second
 """
 
 
+def ran(folder: Path, strategy: str, **hyperopt: Any) -> subprocess.CompletedProcess[str]:
+    """Run a search to its end; none is left over if it takes too long."""
+    search = start(folder, strategy, **hyperopt)
+    try:
+        output, _ = search.communicate(timeout=120)
+    finally:
+        search.kill()
+    return subprocess.CompletedProcess([], search.returncode, output)
+
+
 def start(folder: Path, strategy: str, seconds: float = 0.0, **hyperopt: Any) -> subprocess.Popen[str]:
     where = {"root": str(ROOT), "tests": str(Path(__file__).parent), "folder": str(folder)}
     code = SEARCH.format(
@@ -93,16 +103,16 @@ def until(true: Any, seconds: float) -> None:
 
 @pytest.mark.parametrize("strategy", ["combined", "optuna"])
 def test_a_running_cluster_is_joined_and_left_running(tmp_path: Path, running_ray: str, strategy: str) -> None:
-    search = start(tmp_path, strategy, ray_address=running_ray)
-    output, _ = search.communicate(timeout=120)
+    search = ran(tmp_path, strategy, ray_address=running_ray)
+    output = search.stdout
     assert search.returncode == 0, output
     assert "4 trials" in output or "completed" in output
     assert reachable(int(running_ray.rpartition(":")[2]))
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
-    search = start(tmp_path, "combined", ray_address="127.0.0.1:1")
-    output, _ = search.communicate(timeout=120)
+    search = ran(tmp_path, "combined", ray_address="127.0.0.1:1")
+    output = search.stdout
     assert search.returncode != 0
     assert "no Ray cluster at hyperopt.ray_address=127.0.0.1:1" in output
     assert "fix: ray start --head there first, or hyperopt.ray_address=null for a private one" in output
@@ -138,7 +148,7 @@ def test_a_private_ray_is_gone_afterwards(tmp_path: Path, how: str) -> None:
     ],
 )
 def test_what_the_machine_does_not_have(tmp_path: Path, hyperopt: dict[str, Any], message: str) -> None:
-    search = start(tmp_path, "combined", **hyperopt)
-    output, _ = search.communicate(timeout=120)
+    search = ran(tmp_path, "combined", **hyperopt)
+    output = search.stdout
     assert message in " ".join(output.split())
     assert (search.returncode == 0) == ("max_concurrent" in hyperopt)

@@ -287,7 +287,7 @@ def test_the_median_pruner_stops_what_is_under_the_median(tmp_path: Path) -> Non
         assert max(trial.intermediate_values.values()) < middle
 
 
-@pytest.mark.parametrize("pruner", ["hyperband", "successive_halving", "percentile"])
+@pytest.mark.parametrize("pruner", ["hyperband", "successive_halving", "percentile", "wilcoxon"])
 def test_each_pruner_stops_some(tmp_path: Path, pruner: str) -> None:
     chosen = {"optuna_pruner": pruner, "optuna_n_startup_trials": 3, "max_concurrent": 1, "num_trials": 20}
     summary, _ = run(tmp_path, "optuna", **chosen)
