@@ -106,12 +106,20 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         self.study, self.watch, self.rule = study, watch, rule
         self.stopped: set[int] = set()
         self._passed: dict[int, set[str]] = {}  # trials that went on, by the rung they went on from
-        for trial in study.trials:
-            for report, value in sorted(trial.intermediate_values.items()):
-                self.judge(trial.number, report, value)
-        self.stopped.clear()
+        self._replay()
         if rule is not None:
             rule.settle(study.trials)
+
+    def _replay(self) -> None:
+        """Judge the reports of an earlier run again, in the order of the trials.
+
+        A trial that was cut off between the report at which it stopped and its end is left in ``stopped``.
+        """
+        for trial in self.study.trials:
+            for report, value in sorted(trial.intermediate_values.items()):
+                self.stopped.discard(trial.number)  # it reported again: it had gone on
+                self.judge(trial.number, report, value)
+        self.stopped &= {trial.number for trial in self.study.trials if trial.state == TrialState.RUNNING}
 
     def judge(self, number: int, report: int, value: float) -> bool:
         """Whether a trial stops, or pauses, at this report; remembers the report for the trials to come."""

@@ -120,7 +120,9 @@ class StudySearcher(DriverOnly, Searcher):
         if self.rule is not None and number in self.rule.paused:
             return False
         missed = self.study.catch_up(number)
-        if not any(self.scheduler.judge(number, report, value) for report, value in sorted(missed.items())):
+        if number not in self.scheduler.stopped and not any(
+            self.scheduler.judge(number, report, value) for report, value in sorted(missed.items())
+        ):
             return True
         if self.rule is None or number not in self.rule.paused:
             self.watch.ended(self.study.end(number, stopped=True))
