@@ -58,8 +58,9 @@ class Progress:
     @property
     def best_report(self) -> dict[str, Any]:
         """The best report so far; the first of equals."""
-        sign = 1 if self.mode == "max" else -1
-        return max(self.reports, key=lambda report: sign * float(report[self.metric]))
+        best = best_report(self.reports, self.metric, 1 if self.mode == "max" else -1)
+        assert best is not None, "asked for after the first report"
+        return best
 
     @property
     def best_value(self) -> float:
@@ -174,6 +175,12 @@ def reports_on_disk(folder: Path) -> list[dict[str, Any]]:
         return []
     rows: list[dict[str, Any]] = state["rows"] if state else []
     return rows
+
+
+def best_report(reports: list[dict[str, Any]], metric: str, sign: int) -> dict[str, Any] | None:
+    """Return the best report by ``sign * metric``, the first of equals, or None where none has the metric."""
+    valued = [report for report in reports if isinstance(report.get(metric), int | float)]
+    return max(valued, key=lambda report: sign * float(report[metric]), default=None)
 
 
 def _state(folder: Path) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.results import Summary
 from mistral_ner.hyperopt.search_space import parse
 from mistral_ner.hyperopt.worker import Objective
-from mistral_ner.progress import reports_on_disk
+from mistral_ner.progress import best_report, reports_on_disk
 
 Report = Callable[[int, dict[str, float]], bool | None]
 
@@ -126,14 +126,10 @@ class Results:
     def get_best_result(self) -> Result:
         """Return the best trial."""
         assert self.summary.best_trial is not None, "a search without a complete trial raises"
-        study = look(self.folder)
         folder = self.folder / trial_name(self.summary.best_trial)
         metrics: dict[str, Any] = {self.summary.metric: self.summary.best_value}
-        sign = study.plan.sign
-        rows = [row for row in reports_on_disk(folder) if self.summary.metric in row]
-        if rows:
-            metrics = max(rows, key=lambda row: sign * float(row[self.summary.metric]))
-        return Result(metrics, dict(self.summary.best_params), folder)
+        row = best_report(reports_on_disk(folder), self.summary.metric, look(self.folder).plan.sign)
+        return Result(row or metrics, dict(self.summary.best_params), folder)
 
 
 @dataclass(frozen=True)

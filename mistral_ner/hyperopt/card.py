@@ -52,15 +52,19 @@ def _settings(final: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for result in final["settings"]:
-        name = "default" if result["trial"] is None else f"trial {result['trial']}"
-        name += " (default)" if result["default"] and result["trial"] is not None else ""
         search = "" if result["search_value"] is None else f"{result['search_value']:.4f}"
         own = f"{result['dev_mean']:.4f} ± {result['dev_std']:.4f}"
         dev = with_interval(result["dev_f1"], result["dev_f1_interval"])
-        rows.append(
-            f"| {name} | {search} | {own} | {dev} | {with_interval(result['test_f1'], result['test_f1_interval'])} |"
-        )
+        test = with_interval(result["test_f1"], result["test_f1_interval"])
+        rows.append(f"| {settings_name(result)} | {search} | {own} | {dev} | {test} |")
     return "\n".join(rows) + "\n"
+
+
+def settings_name(result: dict[str, Any]) -> str:
+    """Return what settings that were trained again are called: by their trial, or as the default config."""
+    if result["trial"] is None:
+        return "default config"
+    return f"trial {result['trial']}" + (" (default config)" if result["default"] else "")
 
 
 def with_interval(value: float | None, bounds: Any) -> str:

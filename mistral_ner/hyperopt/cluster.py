@@ -46,13 +46,11 @@ def cluster(plan: Plan) -> Iterator[dict[str, float]]:
     if not log.isEnabledFor(logging.DEBUG):
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how a trial ended is ours to say
     started = not ray.is_initialized()
-    private = contextlib.ExitStack()
     if started:
         _connect(plan)
         handle_again()
-        if plan.config.hyperopt.ray_address is None:
-            private.enter_context(_gone_afterwards())
-    with private:
+    private = started and plan.config.hyperopt.ray_address is None
+    with _gone_afterwards() if private else contextlib.nullcontext():
         try:
             yield _resources(plan)
         finally:
@@ -87,7 +85,7 @@ def _connect(plan: Plan) -> None:
     try:
         _reach(hyperopt.ray_address)
         ray.init(hyperopt.ray_address, **common)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"no Ray cluster at hyperopt.ray_address={hyperopt.ray_address} ({str(error).splitlines()[0]}); "
             f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"

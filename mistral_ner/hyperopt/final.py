@@ -233,8 +233,8 @@ def _write(plan: Plan, config: Config, final: Final, scored: dict[str, dict[str,
 
 def read_final(folder: Path) -> dict[str, Any] | None:
     """Return what ``final/final.json`` of the study in ``folder`` holds, None where the final model is not there."""
-    path = folder / FOLDER / "final.json"
-    if not path.is_file():
+    try:
+        found = json.loads((folder / FOLDER / "final.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return found if isinstance(found, dict) else None

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -116,7 +117,6 @@ class StudySweeper(OptunaSweeperImpl):
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._without_settings: DictConfig | None = None
 
     def setup(self, **kwargs: Any) -> None:
         """Let upstream set up the launcher."""
@@ -152,10 +152,13 @@ class StudySweeper(OptunaSweeperImpl):
                 _ended,
             )
 
+    @cached_property
+    def _without_settings(self) -> DictConfig:
+        composed: DictConfig = self.hydra.config_loader.load_sweep_config(self.jobs.config, self._shared)
+        return composed
+
     def _job_config(self, asked: Asked) -> DictConfig:
         """Return what Hydra would compose for a job; composing each anew takes longer than all else that starts one."""
-        if self._without_settings is None:
-            self._without_settings = self.hydra.config_loader.load_sweep_config(self.jobs.config, self._shared())
         config: DictConfig = copy.deepcopy(self._without_settings)
         with open_dict(config):
             for override in OverridesParser.create().parse_overrides(self._own(asked)):
@@ -167,8 +170,9 @@ class StudySweeper(OptunaSweeperImpl):
 
     def overrides(self, asked: Asked) -> list[str]:
         """Return a job's overrides: the command line's own without sweeps, the settings, and the trial's number."""
-        return [*self._shared(), *self._own(asked)]
+        return [*self._shared, *self._own(asked)]
 
+    @cached_property
     def _shared(self) -> list[str]:
         given = [o for o in self.composed.hydra.overrides.task if not _is_sweep(o) and _key(o) not in _NOT_PASSED_ON]
         hyperopt = self.plan.config.hyperopt

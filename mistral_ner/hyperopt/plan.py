@@ -118,6 +118,11 @@ def trial_name(number: int) -> str:
     return f"trial_{number:04d}"
 
 
+def train_again(folder: str | Path) -> str:
+    """Return the command that trains the best config of the study in ``folder``."""
+    return f"python launch.py --config-dir {folder} --config-name best_config"
+
+
 def _settled(config: Config) -> Config:
     """Fix what depends on the machine, so that a trial's config alone repeats it."""
     if config.training.threads is None:

@@ -6,6 +6,7 @@ python mistral_ner/hyperopt/reaper.py PID  with a pipe from that process as stan
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 import time
@@ -23,9 +24,7 @@ def main(pid: int) -> None:
     while not select.select([sys.stdin], [], [], _FIRST if looks < 10 else _THEN)[0]:
         looks += 1
         with contextlib.suppress(psutil.Error):
-            known |= {
-                child for child in psutil.Process(pid).children(recursive=True) if child.pid != psutil.Process().pid
-            }
+            known.update(child for child in psutil.Process(pid).children(recursive=True) if child.pid != os.getpid())
     deadline = time.monotonic() + _GRACE
     while any(child.is_running() for child in known) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -23,9 +23,9 @@ from rich.table import Table
 from mistral_ner import files
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt import report
-from mistral_ner.hyperopt.card import with_interval
+from mistral_ner.hyperopt.card import settings_name, with_interval
 from mistral_ner.hyperopt.final import Candidate, finalise
-from mistral_ner.hyperopt.plan import Plan, trial_name
+from mistral_ner.hyperopt.plan import Plan, train_again, trial_name
 from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
 from mistral_ner.hyperopt.watch import shown
@@ -85,8 +85,7 @@ def finish(study: Study, train: bool = False) -> Summary:
     if train and _trains_final(study, summary):
         with ending_in_order(study):
             summary.final = asdict(finalise(study.plan, _complete(study)))
-        with held():
-            _write(study, summary)
+        files.write_json(study.plan.folder / "summary.json", asdict(summary))
     _report(study, summary)
     _print(summary, study)
     if study.interrupted is not None:
@@ -117,17 +116,12 @@ def _complete(study: Study) -> list[Candidate]:
 
 
 def _written(study: Study) -> Summary:
-    summary = summarise(study)
-    _write(study, summary)
-    return summary
-
-
-def _write(study: Study, summary: Summary) -> None:
-    folder = study.plan.folder
+    summary, folder = summarise(study), study.plan.folder
     files.write_json(folder / "summary.json", asdict(summary))
     files.write_text(folder / "trials.csv", _table(study))
     if summary.best_trial is not None:
         _write_best_config(study, summary.best_trial, summary)
+    return summary
 
 
 def _report(study: Study, summary: Summary) -> None:
@@ -207,7 +201,7 @@ def _write_best_config(study: Study, number: int, summary: Summary) -> None:
     config = _escaped(config)
     config["output_dir"] = "${hydra:runtime.output_dir}"
     head = (
-        f"# python launch.py --config-dir {plan.folder} --config-name best_config\n"
+        f"# {train_again(plan.folder)}\n"
         f"# Trial {number} of {summary.study_name}: {summary.metric} {summary.best_value:.4f} at its best report.\n"
     )
     files.write_yaml(plan.folder / "best_config.yaml", config, head)
@@ -249,9 +243,7 @@ def _add_final(table: Table, final: dict[str, Any], folder: str) -> None:
     """The honest figures beside the search's own."""
     seeds = len(final["seeds"])
     for index, result in enumerate(final["settings"]):
-        name = "default config" if result["trial"] is None else f"trial {result['trial']}"
-        name += " (default config)" if result["default"] and result["trial"] is not None else ""
-        text = f"{name}: {final['metric']} {result['dev_mean']:.4f} (mean of {seeds} seeds)"
+        text = f"{settings_name(result)}: {final['metric']} {result['dev_mean']:.4f} (mean of {seeds} seeds)"
         text += f", dev F1 {with_interval(result['dev_f1'], result['dev_f1_interval'])}"
         if result["test_f1"] is not None:
             text += f", test F1 {with_interval(result['test_f1'], result['test_f1_interval'])}"
@@ -285,7 +277,7 @@ def _print(summary: Summary, study: Study) -> None:
             table.add_row(f"  {name}", shown(value))
         for row in summary.pareto or []:
             table.add_row("Pareto front", "  ".join(f"{name} {shown(value)}" for name, value in row.items()))
-        table.add_row("train it", f"python launch.py --config-dir {folder} --config-name best_config")
+        table.add_row("train it", train_again(folder))
     if summary.final is not None:
         _add_final(table, summary.final, folder)
     table.add_row("results", folder)

@@ -44,8 +44,14 @@ def sampler(plan: Plan, trial: int, warm: Sequence[FrozenTrial] = ()) -> BaseSam
     if hyperopt.optuna_sampler == "TPE":
         # Constant liar: running trials count as poor ones, so that two workers do not get the same point.
         # Each parameter by itself: found good settings sooner here than the joint form, which is Optuna's default.
-        settings = {"n_startup_trials": startup, "n_ei_candidates": _CANDIDATES, "multivariate": False}
-        return _TPE(warm, seed=seed, constant_liar=True, **settings)
+        return _TPE(
+            warm,
+            seed=seed,
+            n_startup_trials=startup,
+            n_ei_candidates=_CANDIDATES,
+            multivariate=False,
+            constant_liar=True,
+        )
     if hyperopt.optuna_sampler == "CMA":
         return CmaEsSampler(
             seed=seed,
@@ -127,7 +133,7 @@ class _View:
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         finished = states is None or TrialState.COMPLETE in states
-        wanted = None if states is None else (*states, *(_STOPPED if finished else ()))
+        wanted = states if states is None or not finished else (*states, TrialState.PRUNED)
         trials: list[FrozenTrial] = self._study._get_trials(deepcopy=deepcopy, states=wanted, use_cache=use_cache)
         failed = self._study._get_trials(deepcopy=False, states=(TrialState.FAIL,), use_cache=True) if finished else []
         infeasible = [_as_pruned(trial) for trial in failed if INFEASIBLE in trial.constraints]
@@ -135,9 +141,6 @@ class _View:
         # in front: samplers rely on their study's own trials being the last
         shown = [*earlier, *infeasible, *trials]
         return shown if len(self._study.directions) > 1 else [_valued(trial, self._study.direction) for trial in shown]
-
-
-_STOPPED = (TrialState.PRUNED,)
 
 
 def _valued(trial: FrozenTrial, direction: optuna.study.StudyDirection) -> FrozenTrial:

@@ -14,7 +14,7 @@ from mistral_ner.hyperopt.view import View
 
 log = logging.getLogger(__name__)
 
-_ENDS = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+ENDS = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 
 class Watch:
@@ -85,7 +85,7 @@ class Watch:
     def ended(self, trial: FrozenTrial) -> None:
         """A trial is over, or waits to go on."""
         if self._view is not None:
-            self._view.ended(trial.number, _ENDS.get(trial.state))
+            self._view.ended(trial.number, ENDS.get(trial.state))
         if trial.state == TrialState.RUNNING:
             failures = trial.user_attrs.get(FAILURES)
             what = "was cut off" if self.study.spent or not failures else f"is tried again: {failures[-1]}"
@@ -94,14 +94,14 @@ class Watch:
         self.ended_trials += 1
         level = logging.WARNING if trial.state == TrialState.FAIL else logging.INFO
         reason = trial.user_attrs.get(REASON)
-        log.log(level, "trial %-3d %s%s", trial.number, _ENDS[trial.state], f": {reason}" if reason else "")
+        log.log(level, "trial %-3d %s%s", trial.number, ENDS[trial.state], f": {reason}" if reason else "")
 
 
 def _view(study: Study) -> View:
     view = View(study.plan, best=study.best_report, reports=study.reports, ended_before=study.ended)
     for trial in study.trials:
-        if trial.state in _ENDS:
-            view.counts[_ENDS[trial.state]] += 1
+        if trial.state in ENDS:
+            view.counts[ENDS[trial.state]] += 1
             view.reports_of_ended += len(trial.intermediate_values)
     return view
 

@@ -15,41 +15,20 @@ from typing import Any
 
 import psutil
 import pytest
+from test_contract import start
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(240)
 
-SEARCH = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_contract import arithmetic, config
-import logging
-from pathlib import Path
-from mistral_ner.hyperopt import search
-logging.basicConfig(level="WARNING")
-search(config(Path({folder!r}), {strategy!r}, **{hyperopt!r}), arithmetic(seconds={seconds!r}))
-"""
-
 
 def ran(folder: Path, strategy: str, **hyperopt: Any) -> subprocess.CompletedProcess[str]:
     """Run a search to its end; none is left over if it takes too long."""
-    search = start(folder, strategy, **hyperopt)
+    search = start(folder, strategy, seconds=0, **{"num_trials": 4, **hyperopt})
     try:
         output, _ = search.communicate(timeout=120)
     finally:
         search.kill()
     return subprocess.CompletedProcess([], search.returncode, output)
-
-
-def start(folder: Path, strategy: str, seconds: float = 0.0, **hyperopt: Any) -> subprocess.Popen[str]:
-    where = {"root": str(ROOT), "tests": str(Path(__file__).parent), "folder": str(folder)}
-    code = SEARCH.format(
-        **where, strategy=strategy, seconds=seconds, hyperopt={"num_trials": 4, "final": {"enabled": False}, **hyperopt}
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +99,7 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["ends", "SIGKILL"])
 def test_a_private_ray_is_gone_afterwards(tmp_path: Path, how: str) -> None:
-    search = start(tmp_path, "combined", seconds=0.2)
+    search = start(tmp_path, "combined", seconds=0.2, num_trials=4)
     until(lambda: search.poll() is not None or list(tmp_path.glob("s/trial_*/calls.txt")), 90)
     assert search.poll() is None
     started = children(search.pid)

@@ -369,24 +369,26 @@ def test_resume_refuses_another_search(tmp_path: Path) -> None:
 
 
 SCRIPT = """
+import logging
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_contract import arithmetic, config
 from pathlib import Path
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.cluster import _ENVIRONMENT
-search(config(Path({folder!r}), {strategy!r}, num_trials=6, resume={resume!r}), arithmetic(seconds={seconds!r}))
+logging.basicConfig(level="WARNING")
+search(config(Path({folder!r}), {strategy!r}, **{hyperopt!r}), arithmetic(seconds={seconds!r}))
 """
 
 
-def start(folder: Path, strategy: str, resume: bool = False, seconds: float = 0.1) -> subprocess.Popen[str]:
+def start(folder: Path, strategy: str, seconds: float = 0.1, **hyperopt: Any) -> subprocess.Popen[str]:
+    """Start a search of six trials in a process of its own."""
     code = SCRIPT.format(
         root=str(ROOT),
         tests=str(Path(__file__).parent),
         folder=str(folder),
         strategy=strategy,
-        resume=resume,
         seconds=seconds,
+        hyperopt={"num_trials": 6, **hyperopt},
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(

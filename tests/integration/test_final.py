@@ -93,6 +93,8 @@ def test_the_folder_holds_the_winner_with_every_searched_key(ended: tuple[Plan, 
     card = (folder / "README.md").read_text()
     assert f"| PER | {metrics['test']['precision_PER']:.4f}" in card
     assert str(winner["params"]["learning_rate"]) in card
+    page = (made.folder / "report.html").read_text()
+    assert f"{winner['dev_f1']:.4f} ({winner['dev_f1_interval'][0]:.4f} to {winner['dev_f1_interval'][1]:.4f})" in page
     written = json.loads((made.folder / "summary.json").read_text())
     assert written["final"] == json.loads((folder / "final.json").read_text())
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from mistral_ner.config import Config, UserError
 from mistral_ner.hyperopt import report
+from mistral_ner.hyperopt.final import Final, Result
 from mistral_ner.hyperopt.leader import lead, look
 from mistral_ner.hyperopt.optuna_sweep import search
 from mistral_ner.hyperopt.plan import Plan
@@ -156,13 +157,22 @@ def test_values_from_a_study_cannot_become_markup_or_colours(finished: Path) -> 
 
 def test_final_is_shown_with_whatever_it_holds(finished: Path) -> None:
     (finished / "final").mkdir()
-    score = {"mean": 0.71234, "low": 0.69, "high": 0.73, "values": []}
-    for final, wanted in (
-        ({"winner": {"trial": 2, "dev": score, "test": None}, "search_value": 0.75}, "0.7123 (0.6900 to 0.7300)"),
-        ({"winner": None, "candidates": [{"trial": 1, "dev": score, "distinguishable": False}]}, "not distinguishable"),
+    values: dict[str, Any] = {"dev": {"43": 0.7, "44": 0.72}, "dev_mean": 0.71, "dev_std": 0.0141, "dev_f1": 0.71234}
+    values["dev_f1_interval"] = (0.69, 0.73)
+    first = Result(trial=2, default=False, params={"lora_r": 4}, search_value=0.75, **values)
+    first.test_f1, first.test_f1_interval = 0.65, (0.6, 0.7)
+    other = Result(trial=None, default=True, params={}, search_value=None, **values)
+    other.distinguishable = False
+    final = asdict(Final("eval_f1", [43, 44], 44, [first, other], {}))
+    for written_there, wanted in (
+        (final, "0.7123 (0.6900 to 0.7300)"),
+        (final, "<td>0.6500 (0.6000 to 0.7000)</td><td>0.7500</td>"),
+        (final, "<td>winner</td><td>trial 2</td><td>0.7100 ± 0.0141</td>"),
+        (final, "<td>default config</td>"),
+        (final, "not distinguishable"),
         ({}, "95% interval"),
     ):
-        (finished / "final" / "final.json").write_text(json.dumps(final))
+        (finished / "final" / "final.json").write_text(json.dumps(written_there))
         assert wanted in read(finished)[0]
 
 

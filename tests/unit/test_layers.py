@@ -30,9 +30,9 @@ LAYERS = (
     ("hyperopt.leader",),
     ("hyperopt.view",),
     ("hyperopt.watch",),
-    ("hyperopt.report",),
     ("hyperopt.bootstrap", "hyperopt.card", "hyperopt.logs"),
     ("hyperopt.final",),
+    ("hyperopt.report",),
     ("hyperopt.results",),
     ("hyperopt", "hyperopt.report.__main__"),  # the engines and whatever they share
     ("hyperopt.plugins",),

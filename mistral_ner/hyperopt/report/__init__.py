@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner import files
-from mistral_ner.hyperopt.report.figures import Figure, for_plotly, study_figures, versus
+from mistral_ner.hyperopt.report.figure import Figure, for_plotly
+from mistral_ner.hyperopt.report.figures import study_figures, versus
 from mistral_ner.hyperopt.report.page import comparison_page, study_page
 from mistral_ner.hyperopt.report.rows import StudyRows, gather
 from mistral_ner.hyperopt.study import Study

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from importlib.resources import files as package_files
 from typing import Any
 
-from mistral_ner.hyperopt.plan import trial_name
-from mistral_ner.hyperopt.report.figures import STATE_COLOURS, Figure
+from mistral_ner.hyperopt.card import settings_name
+from mistral_ner.hyperopt.plan import train_again, trial_name
+from mistral_ner.hyperopt.report.figure import STATE_COLOURS, Figure, text
 from mistral_ner.hyperopt.report.rows import StudyRows, TrialRow
 from mistral_ner.hyperopt.watch import shown
 
@@ -19,9 +20,9 @@ def study_page(rows: StudyRows, figures: list[Figure]) -> str:
     """Return the page of one study."""
     by_name = {figure.name: figure for figure in figures}
     body = [
-        f"<h1>{_e(rows.name)}</h1>",
-        f'<p class="soft">{_e(rows.summary["strategy"])} search for {_e(rows.metric)} '
-        f"({_e(rows.summary['mode'])}), {_e(_state(rows))}</p>",
+        f"<h1>{text(rows.name)}</h1>",
+        f'<p class="soft">{text(rows.summary["strategy"])} search for {text(rows.metric)} '
+        f"({text(rows.summary['mode'])}), {text(_state(rows))}</p>",
         _nav(figures),
         _note(rows),
         _tiles(rows),
@@ -70,7 +71,7 @@ def _page(title: str, body: list[str], figures: list[Figure]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{_e(title)}</title>
+<title>{text(title)}</title>
 <style>
 {_asset("page.css")}</style>
 </head>
@@ -91,10 +92,6 @@ def _asset(name: str) -> str:
     return (package_files("mistral_ner.hyperopt.report") / name).read_text(encoding="utf-8")
 
 
-def _e(value: object) -> str:
-    return html.escape(shown(value), quote=True)
-
-
 def _state(rows: StudyRows) -> str:
     summary = rows.summary
     if summary["budget_spent"]:
@@ -105,7 +102,7 @@ def _state(rows: StudyRows) -> str:
 def _nav(figures: list[Figure]) -> str:
     places = [("winner", "Winner"), *((f.name, f.title) for f in figures)]
     places += [("failures", "Failures"), ("trials", "Trials"), ("repeat", "Repeat it")]
-    links = [f'<a href="#{name}">{_e(title)}</a>' for name, title in places]
+    links = [f'<a href="#{name}">{text(title)}</a>' for name, title in places]
     return f"<nav>{''.join(links)}</nav>"
 
 
@@ -122,7 +119,7 @@ def _note(rows: StudyRows) -> str:
         said = f"{summary['n_unfinished']} trials are unfinished: the search is running or was cut off."
     elif summary["n_trials"] == 1:
         said = "There is one trial: nothing to compare it with."
-    return f'<p class="note">{_e(said)}</p>' if said else ""
+    return f'<p class="note">{text(said)}</p>' if said else ""
 
 
 def _share_saved(rows: StudyRows) -> float:
@@ -138,7 +135,7 @@ def _tiles(rows: StudyRows) -> str:
         (str(summary["n_trials"]), f"trials: {_counts(rows)}"),
         (_duration(summary["wall_s"]), "wall time"),
     ]
-    cells = "".join(f'<div class="tile"><b>{_e(b)}</b><span class="soft">{_e(s)}</span></div>' for b, s in tiles)
+    cells = "".join(f'<div class="tile"><b>{text(b)}</b><span class="soft">{text(s)}</span></div>' for b, s in tiles)
     return f'<div class="tiles">{cells}</div>'
 
 
@@ -169,41 +166,30 @@ def _winner(rows: StudyRows) -> str:
             f"Trial {rows.best.number} has the best {rows.metric} on dev. The best of many noisy trials looks better "
             "than it is: trained again with other seeds it will score somewhat less."
         )
-        return _section("winner", "Winner", f'<p class="soft">{_e(said)}</p>{settings}')
+        return _section("winner", "Winner", f'<p class="soft">{text(said)}</p>{settings}')
     return _section("winner", "Winner", _final(rows.final, rows.metric))
 
 
 def _final(final: dict[str, Any], metric: str) -> str:
-    """The winner of the repeated trainings; every field may be missing."""
-    winner, baseline = final.get("winner") or {}, final.get("baseline") or {}
+    """The winner of the repeated trainings, beside the other settings and the search's own figures."""
+    metric, settings = final.get("metric", metric), final.get("settings", [])
     lines = [
-        ["winner", f"trial {winner.get('trial', '?')}", _interval(winner.get("dev")), _interval(winner.get("test"))],
-        ["default config", "", _interval(baseline.get("dev")), _interval(baseline.get("test"))],
-    ]
-    search_value = final.get("search_value")
-    if isinstance(search_value, int | float):
-        lines.insert(1, ["the search's own figure", "one seed, picked as the best", f"{search_value:.4f}", ""])
-    parts = [_table(["", "", f"{final.get('metric', metric)} on dev (95% interval)", "on test"], lines)]
-    candidates = [c for c in final.get("candidates") or [] if isinstance(c, dict)]
-    if candidates:
-        rows = [
-            [
-                *(f"trial {c.get('trial', '?')}", _interval(c.get("dev"))),
-                "worse than the winner" if c.get("distinguishable") else "not distinguishable from the winner",
-            ]
-            for c in candidates
+        [
+            *("winner" if not place else "", settings_name(one), f"{one['dev_mean']:.4f} ± {one['dev_std']:.4f}"),
+            *(_interval(one["dev_f1"], one["dev_f1_interval"]), _interval(one["test_f1"], one["test_f1_interval"])),
+            "" if one["search_value"] is None else f"{one['search_value']:.4f}",
+            "" if not place else "yes" if one["distinguishable"] else "not distinguishable from the winner",
         ]
-        parts.append(_table(["trained again", "dev", "paired bootstrap"], rows))
-    settings = [[name, shown(value)] for name, value in (winner.get("params") or {}).items()]
-    return "".join([*parts, _table(["setting", "value"], settings)])
+        for place, one in enumerate(settings)
+    ]
+    head = ["", "settings", f"mean {metric} on dev", "F1 on dev (95% interval)", "F1 on test (95% interval)"]
+    table = _table([*head, f"{metric} in the search", "worse than the winner"], lines)
+    chosen = [[name, shown(value)] for one in settings[:1] for name, value in one["params"].items()]
+    return table + _table(["setting", "value"], chosen)
 
 
-def _interval(score: Any) -> str:
-    if not isinstance(score, dict) or not isinstance(score.get("mean"), int | float):
-        return "—"
-    low, high = score.get("low"), score.get("high")
-    known = isinstance(low, int | float) and isinstance(high, int | float)
-    return f"{score['mean']:.4f}" + (f" ({low:.4f} to {high:.4f})" if known else "")
+def _interval(value: float | None, bounds: Any) -> str:
+    return "—" if value is None else f"{value:.4f} ({bounds[0]:.4f} to {bounds[1]:.4f})"
 
 
 def _saved(rows: StudyRows) -> str:
@@ -212,14 +198,14 @@ def _saved(rows: StudyRows) -> str:
         f"{run} reports were run; every trial to its end would have been {full}. {_share_saved(rows):.0%} were saved."
     )
     bar = f'<div class="bar"><i style="width:{100 * run / max(1, full):.1f}%"></i></div>'
-    return _section("saved", "Compute saved", f'{bar}<p class="soft">{_e(said)}</p>')
+    return _section("saved", "Compute saved", f'{bar}<p class="soft">{text(said)}</p>')
 
 
 def _figure(figure: Figure) -> str:
     if figure.missing:
-        return _section(figure.name, figure.title, f'<p class="soft">Nothing to draw: {_e(figure.missing)}.</p>')
+        return _section(figure.name, figure.title, f'<p class="soft">Nothing to draw: {text(figure.missing)}.</p>')
     place = f'<div class="wide"><div class="figure" id="figure-{figure.name}"></div></div>'
-    return _section(figure.name, figure.title, f'<p class="soft">{_e(figure.about)}</p>{place}')
+    return _section(figure.name, figure.title, f'<p class="soft">{text(figure.about)}</p>{place}')
 
 
 def _pair(*figures: Figure) -> str:
@@ -238,7 +224,7 @@ def _trials(rows: StudyRows) -> str:
     if not rows.trials:
         return _section("trials", "Trials", '<p class="soft">None yet.</p>')
     head = "".join(
-        f"<th>{_e(name)}</th>" for name in ("trial", "state", rows.metric, "reports", "seconds", *rows.kinds)
+        f"<th>{text(name)}</th>" for name in ("trial", "state", rows.metric, "reports", "seconds", *rows.kinds)
     )
     order = sorted(rows.trials, key=lambda t: (t.best is None, -rows.sign * (t.best or 0.0), t.number))
     body = "".join(_trial(rows, trial) for trial in order)
@@ -250,11 +236,11 @@ def _trial(rows: StudyRows, trial: TrialRow) -> str:
     colour = f"var(--{STATE_COLOURS[trial.state][1:]})"
     cells = [
         f'<a href="{trial_name(trial.number)}/logs.txt">{trial.number}</a>',
-        f'<span class="state" style="background:{colour}"></span>{_e(trial.state)}',
+        f'<span class="state" style="background:{colour}"></span>{text(trial.state)}',
         "" if trial.best is None else f"{trial.best:.4f}",
         f"{len(trial.values)} of {rows.reports_per_trial}",
         "" if trial.seconds is None else f"{trial.seconds:.0f}",
-        *(_e(trial.params[name]) if name in trial.params else "" for name in rows.kinds),
+        *(text(trial.params[name]) if name in trial.params else "" for name in rows.kinds),
     ]
     winner = ' class="winner"' if rows.best is not None and trial.number == rows.best.number else ""
     return f"<tr{winner}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
@@ -264,9 +250,7 @@ def _repeat(rows: StudyRows) -> str:
     folder = os.path.relpath(rows.folder)
     parts = []
     if rows.best is not None:
-        parts.append(
-            f"<p>Train the winner again:</p>{_pre(f'python launch.py --config-dir {folder} --config-name best_config')}"
-        )
+        parts.append(f"<p>Train the winner again:</p>{_pre(train_again(folder))}")
         parts.append(_config(rows, "best_config.yaml", "The winner's config"))
     parts.append(
         f"<p>Go on with the search, or extend it:</p>{_pre(f'python -m mistral_ner.hyperopt.resume {folder}')}"
@@ -280,7 +264,7 @@ def _config(rows: StudyRows, name: str, title: str) -> str:
         content = (rows.folder / name).read_text(encoding="utf-8")
     except OSError:
         return ""
-    return f"<details><summary>{_e(title)} ({_e(name)})</summary>{_pre(content)}</details>"
+    return f"<details><summary>{text(title)} ({text(name)})</summary>{_pre(content)}</details>"
 
 
 def _pre(content: str) -> str:
@@ -289,13 +273,13 @@ def _pre(content: str) -> str:
 
 def _section(name: str, title: str, content: str) -> str:
     long = ' class="long"' if name in ("trials", "repeat", "slices") else ""
-    return f'<section id="{name}"{long}><h2>{_e(title)}</h2>{content}</section>\n'
+    return f'<section id="{name}"{long}><h2>{text(title)}</h2>{content}</section>\n'
 
 
 def _table(head: Iterable[str], lines: Iterable[Iterable[str]], long: int | None = None) -> str:
     def cells(line: Iterable[str]) -> str:
-        return "".join(f"<td{' class=long' if place == long else ''}>{_e(c)}</td>" for place, c in enumerate(line))
+        return "".join(f"<td{' class=long' if place == long else ''}>{text(c)}</td>" for place, c in enumerate(line))
 
-    top = "".join(f"<th>{_e(name)}</th>" for name in head)
+    top = "".join(f"<th>{text(name)}</th>" for name in head)
     rows = "".join(f"<tr>{cells(line)}</tr>" for line in lines)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,16 +10,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mistral_ner.hyperopt.final import read_final
 from mistral_ner.hyperopt.plan import trial_name
 from mistral_ner.hyperopt.study import REASON, Study
-from mistral_ner.progress import reports_on_disk
+from mistral_ner.hyperopt.watch import ENDS
+from mistral_ner.progress import best_report, reports_on_disk
 
-STATES = {
-    TrialState.COMPLETE: "completed",
-    TrialState.PRUNED: "stopped early",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "unfinished",
-}
+STATES = {**ENDS, TrialState.RUNNING: "unfinished"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class StudyRows:
     kinds: dict[str, str]  # of each parameter: what its axis is, "log", "linear" or "category"
     frozen: list[FrozenTrial]
     per_type: dict[str, dict[str, float]] = field(default_factory=dict)  # of the best trial: type to precision, ...
-    final: dict[str, Any] | None = None
+    final: dict[str, Any] | None = None  # the fields of final.Final
 
     @property
     def metric(self) -> str:
@@ -107,7 +103,7 @@ def gather(study: Study, summary: Mapping[str, Any]) -> StudyRows:
         kinds={parameter.name: _axis(parameter.kind) for parameter in plan.space},
         frozen=study.trials,
         per_type={} if best is None else _per_type(study, best),
-        final=_final(plan.folder),
+        final=read_final(plan.folder),
     )
 
 
@@ -145,21 +141,10 @@ def _axis(kind: str) -> str:
 def _per_type(study: Study, number: int) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support by entity type, at the trial's best report."""
     reports = reports_on_disk(study.plan.folder / trial_name(number))
-    metric = study.plan.config.hyperopt.metric
-    rows = [row for row in reports if isinstance(row.get(metric), int | float)]
-    if not rows:
+    row = best_report(reports, study.plan.config.hyperopt.metric, study.plan.sign)
+    if row is None:
         return {}
-    row = max(rows, key=lambda row: study.plan.sign * float(row[metric]))
     start = "eval_f1_"
     types = [key.removeprefix(start) for key in row if key.startswith(start)]
     names = ("precision", "recall", "f1", "support")
     return {t: {name: float(row.get(f"eval_{name}_{t}", math.nan)) for name in names} for t in types}
-
-
-def _final(folder: Path) -> dict[str, Any] | None:
-    """What the training of the winner has left, None where there is none yet."""
-    try:
-        found = json.loads((folder / "final" / "final.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

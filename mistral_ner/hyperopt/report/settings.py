@@ -1,0 +1,152 @@
+"""The figures that set a trial's settings against its metric: parallel coordinates, importance, slices."""
+
+from __future__ import annotations
+
+import html
+import math
+import warnings
+from typing import Any
+
+import optuna
+
+from mistral_ner.hyperopt.report.figure import STATE_COLOURS, Figure, axes, by_state, hover, text
+from mistral_ner.hyperopt.report.rows import StudyRows, TrialRow
+from mistral_ner.hyperopt.watch import shown
+
+_ENOUGH_FOR_IMPORTANCE = 4  # trials
+
+
+def parallel(rows: StudyRows) -> Figure:
+    """Settings and value of each trial as a line."""
+    about = "A line is a trial; drag along an axis to keep some of them. Ranges on a log scale are labelled so."
+    name, title = "parallel", "Parallel coordinates"
+    trials = [trial for trial in rows.trials if trial.best is not None]
+    if len(trials) < 2:
+        return Figure(name, title, about, missing="takes two trials with a report")
+    values = [trial.best for trial in trials]
+    dimensions = [_dimension(parameter, axis, trials) for parameter, axis in rows.kinds.items()]
+    dimensions.append({"label": text(rows.metric), "values": values})
+    line = {
+        "color": values,
+        "colorscale": [[0, "@mute"], [0.5, "@line2"], [1, "@accent"]],
+        "reversescale": rows.sign < 0,
+        "showscale": False,
+    }
+    data = [{"type": "parcoords", "line": line, "dimensions": dimensions}]
+    return Figure(name, title, about, data, {"margin": {"t": 60, "l": 60, "r": 60}, "minwidth": 110 * len(dimensions)})
+
+
+def _dimension(parameter: str, axis: str, trials: list[TrialRow]) -> dict[str, Any]:
+    raw = [trial.params.get(parameter) for trial in trials]
+    known = [value for value in raw if value is not None]
+    if axis == "category" or len(known) < len(raw) or not all(isinstance(value, int | float) for value in known):
+        names = sorted({_name(value) for value in raw})
+        ticks = list(range(len(names)))
+        values = [names.index(_name(value)) for value in raw]
+        # a setting that is seldom in play may have too many values for ticks
+        few = names if len(names) <= 12 else []
+        return {
+            "label": text(parameter),
+            "values": values,
+            "tickvals": ticks[: len(few)],
+            "ticktext": [html.escape(name) for name in few],
+        }
+    if axis == "log" and min(known) > 0:
+        logs = [math.log10(value) for value in known]
+        low, high = min(logs), max(logs)
+        places = [low, (low + high) / 2, high] if high > low else [low]
+        ticks_text = [f"{10**place:.2g}" for place in places]
+        return {"label": f"{text(parameter)} (log)", "values": logs, "tickvals": places, "ticktext": ticks_text}
+    return {"label": text(parameter), "values": known}
+
+
+def _name(value: object) -> str:
+    return "(not in play)" if value is None else shown(value)
+
+
+def importance(rows: StudyRows) -> Figure:
+    """How much of the metric's variance each parameter explains."""
+    name, title = "importance", "Parameter importance"
+    about = (
+        "Optuna's fANOVA: the share of the metric's variance that a parameter explains. Trials that were stopped early "
+        "count too, each with its best report until then; without them only the settings that did well would be asked. "
+        "Parameters that are only sometimes in play are left out."
+    )
+    study = _scored_study(rows)
+    if len(study.trials) < _ENOUGH_FOR_IMPORTANCE or len({trial.value for trial in study.trials}) < 2:
+        return Figure(name, title, about, missing=f"takes {_ENOUGH_FOR_IMPORTANCE} trials of different values")
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    if not found:
+        return Figure(name, title, about, missing="no parameter was in play in every trial with more than one value")
+    names = list(reversed(found))
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "marker": {"color": "@accent"},
+        "hoverinfo": "none",
+        "x": [found[parameter] for parameter in names],
+        "y": [text(parameter) for parameter in names],
+        "text": [f"{found[parameter]:.0%}" for parameter in names],
+        "textposition": "auto",
+    }
+    layout = axes("share of variance", "")
+    layout["yaxis"].update(type="category", automargin=True)
+    return Figure(name, title, about, [bars], {**layout, "height": 120 + 34 * len(names)})
+
+
+def _scored_study(rows: StudyRows) -> optuna.Study:
+    """An in-memory study of all trials with a report, as if each had ended at its best."""
+    study = optuna.create_study(direction="maximize" if rows.sign > 0 else "minimize")
+    bests = {trial.number: trial.best for trial in rows.trials}
+    for trial in rows.frozen:
+        value = bests[trial.number]
+        if value is not None and trial.state != optuna.trial.TrialState.FAIL:
+            study.add_trial(
+                optuna.trial.create_trial(value=value, params=trial.params, distributions=trial.distributions)
+            )
+    return study
+
+
+def slices(rows: StudyRows) -> Figure:
+    """The metric against each parameter."""
+    about = "Each trial's best report against one setting at a time."
+    scored = [trial for trial in rows.trials if trial.best is not None]
+    if not scored:
+        return Figure("slices", "Slices", about, missing="no trial has reported yet")
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {"grid": {"columns": 1, "rows": len(rows.kinds), "pattern": "independent", "ygap": 0.45}}
+    for place, (parameter, axis) in enumerate(rows.kinds.items(), 1):
+        suffix = "" if place == 1 else str(place)
+        for state, group in by_state([trial for trial in scored if parameter in trial.params]):
+            values = [trial.params[parameter] for trial in group]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": state,
+                    "legendgroup": state,
+                    "xaxis": f"x{suffix}",
+                    "yaxis": f"y{suffix}",
+                    "hoverinfo": "text",
+                    "showlegend": not any(trace["name"] == state for trace in data),
+                    "x": [text(value) for value in values] if axis == "category" else values,
+                    "y": [trial.best for trial in group],
+                    "marker": {"color": STATE_COLOURS[state], "size": 8},
+                    "text": [hover(trial, f"{text(rows.metric)} {shown(trial.best)}") for trial in group],
+                }
+            )
+        layout[f"xaxis{suffix}"] = {"title": {"text": text(parameter)}, "type": axis, **_ticks(scored, parameter, axis)}
+        layout[f"yaxis{suffix}"] = {"title": {"text": text(rows.metric)}}
+    return Figure("slices", "Slices", about, data, {**layout, "height": 90 + 230 * len(rows.kinds)})
+
+
+def _ticks(trials: list[TrialRow], parameter: str, axis: str) -> dict[str, Any]:
+    if axis != "category":
+        return {"dtick": 1, "exponentformat": "power"} if axis == "log" else {}
+    values = [trial.params[parameter] for trial in trials if parameter in trial.params]
+    numbers = all(isinstance(value, int | float) for value in values)
+    names = dict.fromkeys(text(value) for value in (sorted(values) if numbers else sorted(values, key=str)))
+    return {"categoryorder": "array", "categoryarray": list(names)}
