@@ -9,6 +9,7 @@ transformers.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class ModelConfig:
     lora_alpha_ratio: float = _value(2.0, above=0)
     lora_dropout: float = _value(0.05, low=0, below=1)
     lora_target_modules: Any = "auto"  # auto (per architecture), all-linear, or a list of module names
+    lora_layers: str = "all"  # or top:N, the N layers next to the head
+    frozen_prefix: bool | None = None  # keep the activations under them on disk; null: where it pays
     use_rslora: bool = False  # scale by alpha / sqrt(r), https://arxiv.org/abs/2312.03732
 
 
@@ -91,7 +94,7 @@ class TrainingConfig:
     weight_decay: float = _value(0.01, low=0)
     num_epochs: float = _value(4.0, above=0)
     per_device_train_batch_size: int = _value(8, low=1)  # sentences
-    per_device_eval_batch_size: int = _value(32, low=1)  # sentences
+    eval_batch_tokens: int = _value(2048, low=1)  # subword tokens of an evaluation batch, padding included
     gradient_accumulation_steps: int = _value(1, low=1)
     max_grad_norm: float = _value(1.0, above=0)
     precision: str = _value("auto", choices=("auto", "fp32", "bf16", "fp16"))
@@ -289,6 +292,12 @@ def _across(config: Config) -> list[Fault]:
                 "model.lora_target_modules=auto",
             )
         )
+    if not re.fullmatch(r"all|top:[1-9]\d*", model.lora_layers):
+        rule = f"must be all or top:N with N the number of upper layers, found {model.lora_layers!r}"
+        faults.append(Fault("model.lora_layers", rule, "model.lora_layers=all"))
+    if model.frozen_prefix and model.lora_layers == "all":
+        rule = "true needs layers that LoRA leaves as they are, found model.lora_layers=all"
+        faults.append(Fault("model.frozen_prefix", rule, "model.lora_layers=top:2, or model.frozen_prefix=null"))
     if model.random_init is not None and "model_type" not in model.random_init:
         faults.append(Fault("model.random_init", "needs a model_type", "+model.random_init.model_type=mistral"))
     if model.random_init is None and not model.model_name.strip():

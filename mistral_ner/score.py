@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mistral_ner.batches import batches_by_tokens
 from mistral_ner.config import Config
 from mistral_ner.metrics import IntArray, entity_scores, sentence_counts
 from mistral_ner.model.stored import load_trained
@@ -36,8 +37,9 @@ def score(config: Config, folder: str | Path, split: str) -> Score | None:
     windows = getattr(data, split)
     rows = [windows[index] for index in range(len(windows))]
     predicted: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(rows)
-    pad_id, size = int(trained.tokenizer.pad_token_id or 0), config.training.per_device_eval_batch_size
-    for index, chances in word_probabilities(trained.model, rows, pad_id, size):
+    pad_id = int(trained.tokenizer.pad_token_id or 0)
+    batches = batches_by_tokens(rows, config.training.eval_batch_tokens)
+    for index, chances in word_probabilities(trained.model, rows, pad_id, batches):
         predicted[index] = chances.argmax(-1)
     tags = np.concatenate(predicted)
     return Score(

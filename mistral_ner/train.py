@@ -8,12 +8,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from peft import PeftModel
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -22,6 +23,7 @@ from mistral_ner.config import Config, check
 from mistral_ner.data.encode import Encoded, encode
 from mistral_ner.data.read import load_splits
 from mistral_ner.model import adapted, load_tokenizer
+from mistral_ner.prefix import Prefix, frozen_prefix
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
 from mistral_ner.trainer import Evaluation, NerTrainer, Report, Reporter, TrainingError
@@ -90,13 +92,16 @@ def _train(config: Config, progress: Progress, report: Report | None) -> None:
 def _train_on(config: Config, progress: Progress, reporter: Reporter) -> None:
     """Train from the last report to the end, or to where ``report`` stops it."""
     tokenizer, data = prepare(config)
-    with _quiet_libraries(), adapted(config.model, data.labels, config.seed, len(tokenizer)) as model:
+    pad_id = int(tokenizer.pad_token_id or 0)
+    with _quiet_libraries(), ExitStack() as stack:
+        model = stack.enter_context(adapted(config.model, data.labels, config.seed, len(tokenizer)))
+        prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trainer = NerTrainer(
             model=model,
             args=_arguments(config, reporter.schedule),
-            train_dataset=data.train,
-            evaluation=_evaluation(data, "dev"),
-            pad_id=int(tokenizer.pad_token_id or 0),
+            train_dataset=prefix.train if prefix else data.train,
+            evaluation=_evaluation(config, data, "dev", prefix.dev if prefix else None),
+            pad_id=pad_id,
             callbacks=[reporter],
         )
         reporter.trainer = trainer
@@ -107,10 +112,18 @@ def _train_on(config: Config, progress: Progress, reporter: Reporter) -> None:
     _free_memory()
 
 
-def _evaluation(data: Encoded, split: str) -> Evaluation:
+@contextmanager
+def _prefix_in_use(config: Config, model: PeftModel, data: Encoded, pad_id: int) -> Iterator[Prefix | None]:
+    prefix = frozen_prefix(config, model, data, pad_id)
+    with prefix.in_use(model) if prefix else nullcontext():
+        yield prefix
+
+
+def _evaluation(config: Config, data: Encoded, split: str, rows: Any = None) -> Evaluation:
     gold, lengths = data.gold(split)
-    rows = getattr(data, split)
-    return Evaluation([rows[index] for index in range(len(rows))], gold, lengths, data.labels)
+    rows = rows or data.split(split)
+    listed = [rows[index] for index in range(len(rows))]
+    return Evaluation(listed, gold, lengths, data.labels, config.training.eval_batch_tokens)
 
 
 def _arguments(config: Config, schedule: Schedule) -> TrainingArguments:
@@ -126,7 +139,6 @@ def _arguments(config: Config, schedule: Schedule) -> TrainingArguments:
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         per_device_train_batch_size=training.per_device_train_batch_size,
-        per_device_eval_batch_size=training.per_device_eval_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         seed=config.seed,
         data_seed=config.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,40 +12,17 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mistral_ner.batches import ByLength, Row, batches_by_tokens, collate
 from mistral_ner.config import UserError
 from mistral_ner.metrics import entity_scores
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
 
 Report = Callable[[int, dict[str, float]], bool | None]
-Row = dict[str, Any]
 
 
 class TrainingError(UserError):
     """A training that cannot give a score; the first word of its message says why."""
-
-
-def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad rows on the right to the longest; all tensors are (rows, longest) int64, labels -100 where ignored."""
-    longest = max(len(row["input_ids"]) for row in rows)
-    shape = (len(rows), longest)
-    ids = np.full(shape, pad_id, dtype=np.int64)
-    mask = np.zeros(shape, dtype=np.int64)
-    labels = np.full(shape, -100, dtype=np.int64)
-    for index, row in enumerate(rows):
-        length = len(row["input_ids"])
-        ids[index, :length] = row["input_ids"]
-        mask[index, :length] = 1
-        labels[index, :length] = row["labels"]
-    named = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return {name: torch.from_numpy(value) for name, value in named.items()}
-
-
-def batches_by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
-    """Yield the indices of ``rows`` in batches of ``size``, longest rows first, so that little is padded."""
-    order = sorted(range(len(rows)), key=lambda index: (-len(rows[index]["input_ids"]), index))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 @dataclass
@@ -56,6 +33,7 @@ class Evaluation:
     gold: np.ndarray  # tag ids of all words, (words,)
     lengths: np.ndarray  # words of each sentence, (sentences,)
     labels: list[str]
+    batch_tokens: int  # of a batch, padding included
 
 
 class NerTrainer(Trainer):
@@ -67,6 +45,11 @@ class NerTrainer(Trainer):
         self.evaluation = evaluation
         self.pad_id = pad_id
         self._loss = torch.zeros((), device=self.args.device)  # summed since the last report
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
+        rows = self.train_dataset
+        lengths = [len(row["input_ids"]) for row in rows]  # type: ignore[union-attr]
+        return ByLength(lengths, self.args.train_batch_size, int(self.args.data_seed or 0))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass; the loss is summed on the device, so that no step waits for it."""
@@ -105,7 +88,7 @@ def evaluate(trainer: NerTrainer, evaluation: Evaluation) -> dict[str, float]:
     model.eval()
     predicted: list[np.ndarray] = [np.empty(0)] * len(evaluation.rows)
     losses, tokens = 0.0, 0
-    for indices in batches_by_length(evaluation.rows, trainer.args.per_device_eval_batch_size):
+    for indices in batches_by_tokens(evaluation.rows, evaluation.batch_tokens):
         rows = [evaluation.rows[index] for index in indices]
         batch = collate(rows, trainer.pad_id)
         count = int((batch["labels"] != -100).sum())

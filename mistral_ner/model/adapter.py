@@ -17,8 +17,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 
-from mistral_ner.config import ModelConfig
+from mistral_ner.config import ModelConfig, UserError
 from mistral_ner.model.base import NoHead, base_model, fixed_rng, forget_base, headless, random_config
+from mistral_ner.model.layers import frozen_layers, layer_stack, without_dropout
 from mistral_ner.model.source import hub_options, loading_errors, locate
 from mistral_ner.model.targets import lora_targets
 
@@ -40,6 +41,7 @@ class _Bare:
     config: dict[str, Any]  # vars() of its config
     is_causal: list[tuple[nn.Module, bool]]
     checkpointing: bool  # whether attach switched gradient checkpointing on
+    dropout: list[tuple[nn.Module, str, float]]  # what was switched off: module, attribute, value
 
 
 @contextlib.contextmanager
@@ -89,15 +91,17 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     """
     if hasattr(base, "mistral_ner_bare"):
         raise RuntimeError("this base model has an adapter already; detach it first")
-    targets = lora_targets(model, base)
+    targets, frozen = lora_targets(model, base), frozen_layers(model, base)
+    layers = _only_upper(targets, base, frozen) if frozen else {}
     bare = _remember(base, model.gradient_checkpointing)
     base.mistral_ner_bare = bare  # type: ignore[assignment]
     _set_labels(base, labels)
+    bare.dropout += without_dropout(base, frozen)
     if model.bidirectional:
         _uncover(base)
     with fixed_rng(seed):
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
-        attached = get_peft_model(base, _lora_config(model, targets, bare.head_name))
+        attached = get_peft_model(base, _lora_config(model, targets, bare.head_name, layers))
     if model.gradient_checkpointing:
         # after peft: both hook the embeddings to require gradients, and only the last hook would be taken off again
         base.activation_checkpointing_enable({"use_reentrant": False})
@@ -131,7 +135,22 @@ def empty_model(model: ModelConfig, labels: Sequence[str], config: PretrainedCon
     return attach(model, base, labels, seed=0)
 
 
-def _lora_config(model: ModelConfig, targets: list[str] | str, head_name: str) -> LoraConfig:
+def _only_upper(targets: list[str] | str, base: PreTrainedModel, frozen: int) -> dict[str, Any]:
+    """Return the settings of peft that keep LoRA off the first ``frozen`` layers.
+
+    Raises:
+        UserError: peft cannot choose layers for a network whose targets it holds as a pattern.
+    """
+    path, stack = layer_stack(base)
+    if isinstance(targets, str):
+        raise UserError(
+            f"model.lora_layers=top:N needs the names of the modules for a {base.config.model_type}; "
+            "type model.lora_target_modules=all-linear"
+        )
+    return {"layers_to_transform": list(range(frozen, len(stack))), "layers_pattern": path.rpartition(".")[2]}
+
+
+def _lora_config(model: ModelConfig, targets: list[str] | str, head_name: str, layers: dict[str, Any]) -> LoraConfig:
     alpha = model.lora_alpha if model.lora_alpha is not None else model.lora_alpha_ratio * model.lora_r
     return LoraConfig(
         task_type=TaskType.TOKEN_CLS,
@@ -142,6 +161,7 @@ def _lora_config(model: ModelConfig, targets: list[str] | str, head_name: str) -
         modules_to_save=[head_name],
         use_rslora=model.use_rslora,
         bias="none",
+        **layers,
     )
 
 
@@ -176,6 +196,7 @@ def _remember(base: PreTrainedModel, checkpointing: bool) -> _Bare:
         config=copy.deepcopy(vars(base.config)),
         is_causal=[(module, bool(module.is_causal)) for module in base.modules() if hasattr(module, "is_causal")],
         checkpointing=checkpointing,
+        dropout=[],
     )
 
 
@@ -191,6 +212,8 @@ def _restore(base: PreTrainedModel) -> None:
     if bare.checkpointing:
         base.activation_checkpointing_disable()
         base.disable_input_require_grads()
+    for module, name, rate in bare.dropout:
+        setattr(module, name, rate)
     for layer, value in bare.is_causal:
         layer.is_causal = value  # type: ignore[assignment]
     # the parts of the network share the config, so it must stay the same object

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mistral_ner.batches import batches_by_length, collate
 from mistral_ner.config import DataConfig, UserError
 from mistral_ner.data.windows import Window, WordTokenizer, cut
 from mistral_ner.metrics import entity_spans, entity_types
 from mistral_ner.model.stored import Trained, load_trained
 from mistral_ner.predict.words import split
-from mistral_ner.trainer import batches_by_length, collate
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Tagger:
         tags = np.zeros(len(every_word), dtype=np.int64)
         scores = np.zeros(len(every_word))
         rows = [{"input_ids": window.input_ids, "first_subwords": window.first_subwords} for window in windows]
-        for index, chances in word_probabilities(self._model, rows, self._pad_id, batch_size):
+        for index, chances in word_probabilities(self._model, rows, self._pad_id, batches_by_length(rows, batch_size)):
             start, end, place = kept[index]
             chances = chances[start - windows[index].start : end - windows[index].start]
             tags[place : place + end - start] = chances.argmax(-1)
@@ -147,7 +147,7 @@ class _Logits(Protocol):
 
 
 def word_probabilities(
-    model: Any, rows: Sequence[dict[str, Any]], pad_id: int, batch_size: int
+    model: Any, rows: Sequence[dict[str, Any]], pad_id: int, batches: Iterable[list[int]]
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yield the number of each row and its words' probabilities, shape (words, labels); longest rows first.
 
@@ -158,7 +158,7 @@ def word_probabilities(
         batch_size: rows that go through the model at once.
     """
     device = next(model.parameters()).device
-    for indices in batches_by_length(rows, batch_size):
+    for indices in batches:
         batch = collate(
             [{**rows[index], "labels": [-100] * len(rows[index]["input_ids"])} for index in indices], pad_id
         )

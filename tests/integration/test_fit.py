@@ -164,7 +164,7 @@ def test_kept_adapter_is_the_best_reports(tiny: dict[str, Any]) -> None:
         trainer = NerTrainer(
             model=model,
             args=_arguments(config, Schedule(1, (1,))),
-            evaluation=_evaluation(data, "dev"),
+            evaluation=_evaluation(config, data, "dev"),
             pad_id=int(tokenizer.pad_token_id),
         )
         assert evaluate(trainer, trainer.evaluation)["f1"] == value

@@ -23,7 +23,7 @@ LAYERS = (
     ("check",),
     ("config", "metrics", "files", "errors", "schedule"),
     ("data", "model"),
-    ("inputs", "progress", "trainer", "train", "predict", "score"),
+    ("batches", "inputs", "prefix", "progress", "trainer", "train", "predict", "score"),
     ("hyperopt.search_space",),
     ("hyperopt.faults", "hyperopt.plan"),
     ("hyperopt.samplers", "hyperopt.signals", "hyperopt.storage", "hyperopt.study"),

@@ -1,0 +1,77 @@
+"""Which rows make a batch, in which order."""
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler
+
+from mistral_ner.batches import ByLength, batches_by_length, batches_by_tokens, collate
+
+LENGTHS = np.random.default_rng(0).integers(3, 90, size=1003).tolist()
+
+
+def row(length):
+    return {"input_ids": list(range(length)), "labels": [1] * length}
+
+
+def epoch(number, seed=1, lengths=LENGTHS, size=8):
+    sampler = ByLength(lengths, size, seed)
+    sampler.set_epoch(number)
+    return list(BatchSampler(sampler, size, drop_last=False))
+
+
+def padded(batches):
+    return sum(len(batch) * max(LENGTHS[index] for index in batch) for batch in batches)
+
+
+def test_every_row_once_an_epoch():
+    batches = epoch(0)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(LENGTHS)))
+    assert [len(batch) for batch in batches] == [8] * 125 + [3]
+
+
+def test_little_is_padded():
+    shuffled = np.random.default_rng(1).permutation(len(LENGTHS))
+    plain = [shuffled[at : at + 8].tolist() for at in range(0, len(LENGTHS), 8)]
+    assert padded(epoch(0)) < 1.08 * sum(LENGTHS) < 1.5 * sum(LENGTHS) < padded(plain)
+
+
+def test_order_follows_from_seed_and_epoch_alone():
+    torch.manual_seed(0)
+    first = epoch(3)
+    torch.manual_seed(99)
+    np.random.seed(5)
+    assert epoch(3) == first
+    assert epoch(4) != first
+    assert epoch(3, seed=2) != first
+
+
+def test_epochs_mix_rows_also_in_a_small_data_set():
+    mates = [{frozenset(batch) for batch in epoch(number, lengths=LENGTHS[:100])} for number in range(5)]
+    assert len(set.union(*mates)) > 4 * 13, "the same rows meet in every epoch"
+
+
+def test_lengths_do_not_come_in_order():
+    longest = [max(LENGTHS[index] for index in batch) for batch in epoch(0)]
+    assert abs(np.corrcoef(longest, range(len(longest)))[0, 1]) < 0.4
+
+
+def test_fewer_rows_than_a_batch():
+    assert sorted(epoch(0, lengths=[5, 6, 7])[0]) == [0, 1, 2]
+
+
+def test_batches_by_tokens_hold_no_more_than_that():
+    rows = [row(length) for length in [*LENGTHS[:200], 700]]
+    batches = list(batches_by_tokens(rows, 512))
+    assert sorted(index for batch in batches for index in batch) == list(range(201))
+    assert batches[0] == [200], "a row longer than a batch is one of its own"
+    assert all(len(batch) * len(rows[batch[0]]["input_ids"]) <= 512 for batch in batches[1:])
+    assert len(batches) < len(list(batches_by_length(rows, 8)))
+
+
+def test_activations_are_padded_like_ids():
+    rows = [{**row(2), "hidden": torch.ones(2, 4)}, {**row(3), "hidden": torch.ones(3, 4)}]
+    batch = collate(rows, pad_id=0)
+    assert set(batch) == {"inputs_embeds", "attention_mask", "labels"}
+    assert batch["inputs_embeds"].shape == (2, 3, 4)
+    assert batch["inputs_embeds"][0, 2].abs().sum() == 0
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
