@@ -94,7 +94,7 @@ def frozen_prefix(config: Config, model: PeftModel, data: Encoded, pad_id: int) 
         )
     folder = Path(config.data.cache_dir).expanduser() / "prefix" / _key(config, base, frozen, data.fingerprint)
     splits = {name: list(data.split(name)) for name in _SPLITS}
-    if not (folder / "shape.json").is_file() and not _make(folder, base, frozen, splits, pad_id, config):
+    if not _whole(folder, splits) and not _make(folder, base, frozen, splits, pad_id, config):
         return None
     shape = json.loads((folder / "shape.json").read_text(encoding="utf-8"))
     dtype = getattr(torch, shape["dtype"])
@@ -102,10 +102,31 @@ def frozen_prefix(config: Config, model: PeftModel, data: Encoded, pad_id: int) 
     return Prefix(train, dev, frozen)
 
 
+def _whole(folder: Path, splits: dict[str, list[Row]]) -> bool:
+    """Whether the activations are on disk; what is not as long as it was written is removed, with a warning."""
+    if not folder.is_dir():
+        return False
+    try:
+        shape = json.loads((folder / "shape.json").read_text(encoding="utf-8"))
+        bytes_a_token = int(shape["width"]) * getattr(torch, shape["dtype"]).itemsize
+        sizes = {name: _tokens(rows) * bytes_a_token for name, rows in splits.items()}
+        if all((folder / f"{name}.bin").stat().st_size == size for name, size in sizes.items()):
+            return True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    log.warning("the activations in %s are damaged: computing them again", folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    return sum(len(row["input_ids"]) for row in rows)
+
+
 def _make(folder: Path, base: Any, frozen: int, splits: dict[str, list[Row]], pad_id: int, config: Config) -> bool:
     """Compute the activations of all splits into ``folder``, whole or not at all; False where there is no room."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    tokens = sum(len(row["input_ids"]) for rows in splits.values() for row in rows)
+    tokens = sum(_tokens(rows) for rows in splits.values())
     width, dtype = int(base.config.hidden_size), _dtype(base, frozen, splits, pad_id)
     size, free = tokens * width * dtype.itemsize, shutil.disk_usage(folder.parent).free
     need = f"the activations of the {frozen} frozen layers take {size / 1e6:,.1f} MB in {folder.parent}"

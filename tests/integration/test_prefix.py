@@ -141,3 +141,15 @@ def test_full_disk_is_named_and_nothing_is_left(upper: dict[str, Any], monkeypat
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)\n  fix: model.frozen_prefix="):
         run(upper, "full", True)
     assert list((Path(upper["data"]["cache_dir"]) / "prefix").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train.bin", "shape.json"])
+def test_damaged_activations_are_computed_again(
+    upper: dict[str, Any], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, before = run(upper, "before", True)
+    file = next(path for path in kept(upper) if path.name == name)
+    file.write_bytes(file.read_bytes()[:20])
+    _, after = run(upper, "after", True)
+    assert "are damaged: computing them again" in caplog.text
+    assert all(np.array_equal(before[key], after[key]) for key in before)

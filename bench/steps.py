@@ -1,0 +1,198 @@
+"""What a training costs: batches of like length against a plain Hugging Face loop, and the frozen prefix.
+
+.venv/bin/python bench/steps.py padding --data FOLDER   FOLDER holds wnut17's train, dev and test files
+.venv/bin/python bench/steps.py prefix --data FOLDER    … crossner/music's; --model smollm2_135m --layers top:6
+
+Pairs are run in turn, in one process, on one thread. Tokens are real ones: subwords, without padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+import yaml
+
+from mistral_ner.config import Config, check
+from mistral_ner.metrics import entity_scores
+from mistral_ner.train import fit, prepare
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Measure one of the two and write ``results/steps_WHAT[_MODEL].json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("padding", "prefix"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--layers", default="top:2")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--dev", type=int, help="dev sentences, all of them if left out")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = (padding if args.what == "padding" else prefix)(args, Path(folder))
+    figures |= {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.processor()}
+    name = "steps_padding" if args.what == "padding" else f"steps_prefix_{args.model}"
+    (HERE / "results" / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def config_of(args: argparse.Namespace, folder: Path, name: str, seed: int, **model: Any) -> Config:
+    """Return the config of one run."""
+    files = {f"{split}_file": str(next(args.data.glob(f"*{split}*"))) for split in ("train", "dev", "test")}
+    named = yaml.safe_load((HERE.parent / f"conf/model/{args.model}.yaml").read_text())
+    named.pop("defaults", None)
+    if "smollm2" in args.model:
+        named["model_name"] = str(Path("~/.cache/mistral_ner/models/smollm2-135m").expanduser())
+    return check(
+        {
+            "output_dir": str(folder / name),
+            "seed": seed,
+            "model": {**named, **model},
+            "data": {"source": "files", **files, "max_dev_sentences": args.dev, "cache_dir": str(folder / "cache")},
+            "training": {
+                "num_epochs": args.epochs,
+                "reports": 1,
+                "threads": 1,
+                "per_device_train_batch_size": 16,
+            },
+        }
+    )
+
+
+def timed(config: Config) -> tuple[float, float]:
+    """Train; return seconds and dev F1."""
+    started = time.perf_counter()
+    value = fit(config)
+    return time.perf_counter() - started, value
+
+
+def tokens(config: Config) -> int:
+    """Return the real tokens that a run trains on and evaluates."""
+    _, data = prepare(config)
+    train, dev = (sum(len(row["input_ids"]) for row in rows) for rows in (data.train, data.dev))
+    return round(train * config.training.num_epochs) + dev
+
+
+def padding(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One epoch of ours and of a plain Trainer loop, for each seed."""
+    warm = config_of(args, folder, "warm", 99)
+    warm.training.num_epochs = 0.02
+    fit(warm)  # loads the network
+    rows = []
+    for seed in range(args.seeds):
+        config = config_of(args, folder, f"ours{seed}", seed)
+        ours, ours_f1 = timed(config)
+        plain, plain_f1 = plain_loop(config)
+        rows.append({"seed": seed, "ours_s": ours, "plain_s": plain, "ours_f1": ours_f1, "plain_f1": plain_f1})
+        print(rows[-1], flush=True)
+    every = tokens(config)
+    return {
+        "tokens": every,
+        "tokens_per_s_ours": round(every / statistics.median(row["ours_s"] for row in rows)),
+        "tokens_per_s_plain": round(every / statistics.median(row["plain_s"] for row in rows)),
+        "ratio_median": round(statistics.median(row["plain_s"] / row["ours_s"] for row in rows), 2),
+        "runs": rows,
+    }
+
+
+def plain_loop(config: Config) -> tuple[float, float]:
+    """Train the same setting as the documentation of transformers does; return seconds (loading left out), dev F1."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    tokenizer, data = prepare(config)
+    training, model = config.training, config.model
+    name = model.model_name
+    if name.startswith("package:"):
+        import importlib
+
+        name = str(importlib.import_module(name.removeprefix("package:")).MODEL_DIR)
+    transformers.set_seed(config.seed)
+    network = transformers.AutoModelForTokenClassification.from_pretrained(name, num_labels=len(data.labels))
+    lora = LoraConfig(
+        task_type=TaskType.TOKEN_CLS,
+        r=model.lora_r,
+        lora_alpha=round(model.lora_alpha_ratio * model.lora_r),
+        lora_dropout=model.lora_dropout,
+        target_modules=["query", "value"],
+    )
+    gold, lengths = data.gold("dev")
+
+    def metrics(predictions: Any) -> dict[str, float]:
+        tags = predictions.predictions.argmax(-1)
+        firsts = [line[row["first_subwords"]] for line, row in zip(tags, data.dev, strict=True)]
+        return {"f1": entity_scores(gold, np.concatenate(firsts), lengths, data.labels)["f1"]}
+
+    columns = ["input_ids", "labels"]
+    trainer = transformers.Trainer(
+        model=get_peft_model(network, lora),
+        args=transformers.TrainingArguments(
+            output_dir=config.output_dir + "-plain",
+            num_train_epochs=training.num_epochs,
+            learning_rate=training.learning_rate,
+            per_device_train_batch_size=training.per_device_train_batch_size,
+            warmup_steps=round(
+                training.warmup_ratio * len(data.train) * training.num_epochs / training.per_device_train_batch_size
+            ),
+            weight_decay=training.weight_decay,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            report_to=[],
+            seed=config.seed,
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        train_dataset=data.train.select_columns(columns),
+        eval_dataset=data.dev.select_columns(columns),
+        data_collator=transformers.DataCollatorForTokenClassification(tokenizer),
+        compute_metrics=metrics,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    started = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - started, float(trainer.state.log_history[-2]["eval_f1"])
+
+
+def prefix(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The same setting with the activations computed anew, and read from disk."""
+    rows, first = [], None
+    for seed in range(args.seeds):
+        row: dict[str, Any] = {"seed": seed}
+        for kind, wanted in (("anew", False), ("prefix", True)):
+            config = config_of(args, folder, f"{kind}{seed}", seed, lora_layers=args.layers, frozen_prefix=wanted)
+            if seed == 0:  # loads the network, computes the activations
+                warm = config_of(args, folder, f"warm-{kind}", 99, lora_layers=args.layers, frozen_prefix=wanted)
+                warm.training.num_epochs = 0.1
+                seconds, _ = timed(warm)
+                first = seconds if wanted else first
+            row[f"{kind}_s"], row[f"{kind}_f1"] = timed(config)
+        rows.append(row)
+        print(row, flush=True)
+    every = tokens(config)
+    disk = sum(path.stat().st_size for path in (folder / "cache/prefix").rglob("*.bin"))
+    return {
+        "layers": args.layers,
+        "tokens": every,
+        "tokens_per_s_anew": round(every / statistics.median(row["anew_s"] for row in rows)),
+        "tokens_per_s_prefix": round(every / statistics.median(row["prefix_s"] for row in rows)),
+        "ratio_median": round(statistics.median(row["anew_s"] / row["prefix_s"] for row in rows), 2),
+        "first_run_with_computing_s": first,
+        "disk_mb": round(disk / 1e6, 1),
+        "runs": rows,
+    }
+
+
+if __name__ == "__main__":
+    main()
