@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--layers", default="top:2")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--dev", type=int, help="dev sentences, all of them if left out")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -66,7 +68,8 @@ def config_of(args: argparse.Namespace, folder: Path, name: str, seed: int, **mo
                 "num_epochs": args.epochs,
                 "reports": 1,
                 "threads": 1,
-                "per_device_train_batch_size": 16,
+                "per_device_train_batch_size": args.batch,
+                "learning_rate": args.lr,
             },
         }
     )

@@ -126,7 +126,7 @@ class BudgetConfig:
 class FinalConfig:
     """How the winner is chosen among the best trials, and trained."""
 
-    enabled: bool = True  # false: the best single trial wins, and no final model is trained
+    enabled: bool = True  # false: the best single trial is the final model as it is
     top_k: int = _value(3, low=1)  # settings that are trained again
     seeds: int = _value(3, low=1)  # trainings of each of them
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig
 
@@ -30,10 +32,7 @@ def run(cfg: DictConfig) -> Any:
     with shown_to_the_user(debug=bool(hydra.verbose)), _nothing_left(Path(hydra.runtime.output_dir)):
         config = check(cfg)
         if config.hyperopt.strategy != "none":
-            raise UserError(
-                f"hyperopt={config.hyperopt.strategy} is a search, which needs -m; "
-                f"fix: python launch.py hyperopt={config.hyperopt.strategy} -m"
-            )
+            _start_as_a_search(Path(hydra.runtime.output_dir))
         from mistral_ner.inputs import check_inputs
 
         check_inputs(config)
@@ -52,17 +51,31 @@ def run(cfg: DictConfig) -> Any:
 _SHOWN = ("eval_loss", "eval_precision", "eval_recall", "eval_f1")
 
 
+def _start_as_a_search(folder: Path) -> NoReturn:
+    """Start this command again with ``-m``: a config that names a strategy is searched, and its winner trained.
+
+    Hydra lets no config choose its multirun mode, so that the process has to be replaced.
+    """
+    _remove(folder)
+    sys.stdout.flush()
+    os.execv(sys.executable, [*sys.orig_argv, "-m"])
+
+
 @contextlib.contextmanager
 def _nothing_left(folder: Path) -> Iterator[None]:
     """Remove the run's folder after an error, if nothing but what Hydra writes before each job lies in it."""
     try:
         yield
     except UserError:
-        if {path.name for path in folder.iterdir()} <= _BEFORE_A_TRAINING:
-            _close_logs(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            _remove_empty_parents(folder)
+        _remove(folder)
         raise
+
+
+def _remove(folder: Path) -> None:
+    if {path.name for path in folder.iterdir()} <= _BEFORE_A_TRAINING:
+        _close_logs(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty_parents(folder)
 
 
 _BEFORE_A_TRAINING = {".hydra", "launch.log", "config.yaml"}

@@ -130,6 +130,23 @@ def finalise(plan: Plan, complete: Sequence[Candidate]) -> Final:
     return final
 
 
+def keep(plan: Plan, candidate: Candidate) -> Final:
+    """Write ``final/`` from a trial of the search as it is, for those who want the best single trial.
+
+    Args:
+        plan: the search.
+        candidate: a complete trial; its value is the best of many, and too good to be true.
+    """
+    assert candidate.trial is not None
+    config = saved_config(plan.folder / candidate.name / "config.yaml")
+    config.output_dir = str(plan.folder / candidate.name)  # where the study lies now
+    (plan.folder / FOLDER).mkdir(exist_ok=True)
+    run = _Run(candidate, {config.seed: (config, float(candidate.value or 0.0))})
+    final, scored = _judged(plan, [run], [config.seed], {})
+    _write(plan, config, final, scored)
+    return final
+
+
 @dataclass
 class _Run:
     candidate: Candidate

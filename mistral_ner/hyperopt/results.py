@@ -24,7 +24,7 @@ from mistral_ner import files
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt import report
 from mistral_ner.hyperopt.card import settings_name, with_interval
-from mistral_ner.hyperopt.final import Candidate, finalise
+from mistral_ner.hyperopt.final import Candidate, Final, finalise, keep
 from mistral_ner.hyperopt.plan import Plan, train_again, trial_name
 from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
@@ -74,7 +74,8 @@ def finish(study: Study, train: bool = False) -> Summary:
 
     Args:
         study: the search that has ended.
-        train: whether its trials were trainings: then the final model is trained, unless ``final.enabled`` is off.
+        train: whether its trials were trainings: then there is a final model, trained again unless ``final.enabled``
+            is off.
 
     Raises:
         UserError: no trial completed, so there is no best config, or too many failed; the rest is written.
@@ -84,7 +85,7 @@ def finish(study: Study, train: bool = False) -> Summary:
         summary = _written(study)
     if train and _trains_final(study, summary):
         with ending_in_order(study):
-            summary.final = asdict(finalise(study.plan, _complete(study)))
+            summary.final = asdict(_final(study))
         files.write_json(study.plan.folder / "summary.json", asdict(summary))
     _report(study, summary)
     _print(summary, study)
@@ -102,8 +103,15 @@ def finish(study: Study, train: bool = False) -> Summary:
 
 
 def _trains_final(study: Study, summary: Summary) -> bool:
-    wanted = study.plan.config.hyperopt.final.enabled and study.interrupted is None and not study.broken
-    return wanted and summary.n_complete > 0
+    return study.interrupted is None and not study.broken and summary.n_complete > 0
+
+
+def _final(study: Study) -> Final:
+    complete = _complete(study)
+    if study.plan.config.hyperopt.final.enabled:
+        return finalise(study.plan, complete)
+    best = min(complete, key=lambda one: (-study.plan.sign * (one.value or 0.0), one.trial))
+    return keep(study.plan, best)
 
 
 def _complete(study: Study) -> list[Candidate]:

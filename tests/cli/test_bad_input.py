@@ -192,7 +192,6 @@ COMMANDS = {
     "open interpolation in Hydra": command("hydra.run.dir=${nope}", "hydra.run.dir: Interpolation key", "fix:"),
     "unknown config": command("--config-name confg", "there is no config confg.yaml in", "--config-name config"),
     "unknown config folder": command("--config-dir nope --config-name best_config", "must be a folder", "FOLDER"),
-    "a search without -m": command("hyperopt=combined", "is a search, which needs -m", "hyperopt=combined -m"),
     "run folder below a file": Case(("hydra.run.dir={bad}/empty.txt/x",), "cannot be written or read", "hydra.run.dir"),
     "output folder below a file": Case(("output_dir={bad}/empty.txt/x",), "cannot write below the file", "output_dir="),
     "output folder is a file": Case(("output_dir={bad}/empty.txt",), "output_dir: must be a folder", "output_dir="),

@@ -359,10 +359,6 @@ SEARCH_FAULTS = {
 }
 
 SINGLE_FAULTS: list[tuple[list[str], str]] = [
-    (
-        ["hyperopt=combined"],
-        "hyperopt=combined is a search, which needs -m; fix: python launch.py hyperopt=combined -m",
-    ),
     (["hyperopt=bayes"], "hyperopt: must be one of asha, combined, none, optuna, random, found 'bayes'"),
     (["trainig=default"], "trainig: unknown key (did you mean 'training'?) fix: training=default"),
     (["training.lerning_rate=3"], "unknown key (did you mean 'training.learning_rate'?) fix: training.learning_rate=3"),

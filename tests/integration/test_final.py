@@ -136,6 +136,17 @@ def test_equal_settings_are_trained_once_and_the_default_is_no_second_candidate(
 
 
 def test_off_by_one_key(tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]) -> None:
-    made = plan(tmp_path, tiny_model, toy_files, num_trials=1, merge=False, final={"enabled": False})
-    assert search(made).final is None
-    assert not (made.folder / "final").exists()
+    """The best single trial is the final model, bit for bit, and nothing is trained again."""
+    made = plan(tmp_path, tiny_model, toy_files, num_trials=2, final={"enabled": False})
+    summary = search(made)
+    assert summary.final is not None
+    folder, best = made.folder / "final", made.folder / f"trial_{summary.best_trial:04d}/adapter"
+    assert not (folder / "candidates").exists()
+    weights = "adapter_model.safetensors"
+    assert (folder / weights).read_bytes() == (best / weights).read_bytes()
+    final = json.loads((folder / "final.json").read_text())
+    assert [result["trial"] for result in final["settings"]] == [summary.best_trial]
+    assert final["settings"][0]["dev"] == {"42": summary.best_value}
+    assert final["settings"][0]["test_f1"] is not None
+    assert Tagger.load(folder / "merged").tag([TEXT])[0]
+    assert "## Scores" in (folder / "README.md").read_text()
