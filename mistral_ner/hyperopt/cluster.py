@@ -76,7 +76,7 @@ def _connect(plan: Plan) -> None:
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": _ENVIRONMENT | {STORAGE_URL: os.environ.get(STORAGE_URL, "")}},
+        "runtime_env": {"env_vars": _ENVIRONMENT},
     }
     if hyperopt.ray_address is None:
         cpus = max(os.cpu_count() or 1, math.ceil(cpus_per_trial(plan.config) * hyperopt.max_concurrent))
@@ -90,6 +90,12 @@ def _connect(plan: Plan) -> None:
             f"no Ray cluster at hyperopt.ray_address={hyperopt.ray_address} ({str(error).splitlines()[0]}); "
             f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"
         ) from None
+
+
+def storage_environment(plan: Plan) -> dict[str, Any]:
+    """Return the options of a Ray task that writes into the study: where it lies, in a Ray that runs already, too."""
+    url = plan.config.hyperopt.storage_url
+    return {"runtime_env": {"env_vars": {STORAGE_URL: url}}} if url is not None else {}
 
 
 def _reach(address: str) -> None:

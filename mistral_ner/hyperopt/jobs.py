@@ -104,10 +104,15 @@ def in_ray(plan: Plan, resources: dict[str, float], objective: Objective | None)
     """Return jobs that call the objective in Ray tasks, without a Hydra launcher."""
     import ray
 
-    @ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=0)
-    def trial(config: Config, number: int) -> Ended:
+    from mistral_ner.hyperopt.cluster import storage_environment
+
+    options: Any = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
+    options |= storage_environment(plan)
+
+    def called(config: Config, number: int) -> Ended:
         return _called(config, number, objective)
 
+    trial: Any = ray.remote(**options)(called)
     return InRay(plan, lambda asked: trial.remote(_without_password(plan.config), asked.number), lambda ended: ended)
 
 

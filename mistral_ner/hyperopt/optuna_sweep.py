@@ -134,7 +134,7 @@ class StudySweeper(OptunaSweeperImpl):
         if type(self.jobs).__name__ != "RayLauncher":
             yield _LauncherJobs(self)
             return
-        from mistral_ner.hyperopt.cluster import cluster
+        from mistral_ner.hyperopt.cluster import cluster, storage_environment
 
         with cluster(self.plan) as resources:
             import ray
@@ -142,6 +142,7 @@ class StudySweeper(OptunaSweeperImpl):
 
             setup_globals()
             remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
+            remote |= storage_environment(self.plan)
             merged: Any = OmegaConf.to_container(OmegaConf.merge(remote, self.jobs.ray_cfg.remote), resolve=True)
             # The launcher's own ``launch`` would wait for a whole batch.
             job = ray.remote(**merged)(_run_job)

@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig
 
 from mistral_ner import config as schema
+from mistral_ner import files
 from mistral_ner.config import Config, ConfigError, Fault
 from mistral_ner.hyperopt.faults import inert_keys, search_faults, uses_asha, value_at, with_values
 from mistral_ner.hyperopt.search_space import SearchSpace, parse
@@ -106,6 +107,8 @@ class Plan:
         config = with_values(self.config, self.space.by_path(values))
         config.output_dir = str(self.folder / trial_name(number))
         config.search_space = {}
+        if url := config.hyperopt.storage_url:
+            config.hyperopt.storage_url = files.redacted(url)  # it is written to a file
         if self.reports_per_trial < config.training.reports:
             config.training.stop_after = self.reports_per_trial
         if not config.tracking.trials:

@@ -6,7 +6,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 
 from mistral_ner.config import UserError
+from mistral_ner.files import redacted as redacted
 
 STORAGE_URL = "MISTRAL_NER_STORAGE_URL"  # how workers get a URL that may hold a password: never through a file
 JOURNAL = "study.journal"
@@ -32,16 +32,16 @@ def storage(folder: Path, url: str | None) -> BaseStorage:
         return JournalStorage(Journal(folder / JOURNAL))
     try:
         return get_storage(url)
+    except ImportError:
+        raise UserError(
+            f"hyperopt.storage_url={redacted(url)} needs its database's driver, which is not installed; "
+            "fix: pip install 'mistral_ner[postgresql]', or hyperopt.storage_url=null for a file"
+        ) from None
     except Exception as error:  # whatever SQLAlchemy and the driver raise
         raise UserError(
             f"hyperopt.storage_url={redacted(url)} must be a storage that Optuna can open, but: "
             f"{redacted(str(error).splitlines()[0])}; fix: start the database, or hyperopt.storage_url=null for a file"
         ) from None
-
-
-def redacted(text: str) -> str:
-    """Return ``text`` with the passwords in its URLs replaced by ``***``."""
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)
 
 
 class Journal(JournalFileBackend):

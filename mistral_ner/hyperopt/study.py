@@ -141,6 +141,10 @@ class Study:
         """
         with held():
             reports = self.reports_of(number)
+            if failure is None and len(reports) < self.plan.reports_per_trial:
+                # a worker that outlived its killed driver for a moment may have made some that only its folder holds
+                self.catch_up(number)
+                reports = self.reports_of(number)
             if failure is not None and self._try_again(number, failure):
                 return self._frozen(self._running[number])
             if failure is None and not stopped and len(reports) < self.plan.reports_per_trial and self.spent:

@@ -13,30 +13,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from arithmetic import REPORTS, SPACE, STRATEGIES, arithmetic, config, run, states, value_of
+from optuna.trial import TrialState
 
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt import search
 from mistral_ner.hyperopt.cluster import _ENVIRONMENT
 from mistral_ner.hyperopt.leader import look
-from mistral_ner.hyperopt.results import Summary
 
 ROOT = Path(__file__).parents[2]
-STRATEGIES = ("combined", "asha", "optuna", "random")
-REPORTS = 9
-SPACE = {
-    "learning_rate": {"type": "loguniform", "low": 1e-5, "high": 1e-1},
-    "lora_r": {"type": "choice", "choices": [4, 8, 16]},
-    "num_epochs": {"type": "int", "low": 1, "high": 9, "when": {"lora_r": 8}},
-}
-
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -48,77 +39,6 @@ def ray_for_all() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _ENVIRONMENT})
     yield
     ray.shutdown()
-
-
-def value_of(config: dict[str, Any] | Any, report: int) -> float:
-    """Best at a learning rate of 1e-3; grows with the reports."""
-    rate = config["learning_rate"] if isinstance(config, dict) else config.training.learning_rate
-    return 1 - abs(math.log10(rate) + 3) / 4 + report / 100
-
-
-def arithmetic(seconds: float = 0.0, breaks: str = "") -> Any:
-    """Return an objective; made in a function, so that it travels to workers that know nothing of this file."""
-
-    def objective(config: Any, report: Any) -> None:
-        import math as math_
-        import time as time_
-        from pathlib import Path as Path_
-
-        from mistral_ner.progress import Progress, reports_on_disk
-
-        folder = Path_(config.output_dir)
-        progress = Progress(folder, config.training.mode, "eval_f1", reports=reports_on_disk(folder))
-        for number in range(len(progress.reports) + 1, config.training.reports + 1):
-            time_.sleep(seconds)
-            rate = config.training.learning_rate
-            value = 1 - abs(math_.log10(rate) + 3) / 4 + number / 100
-            if breaks == "nan" and rate > 1e-2:
-                value = float("nan")
-            if breaks == "raises" and rate > 1e-2:
-                raise ValueError("too high a rate")
-            if breaks == "silent" and rate > 1e-2:
-                return
-            metrics = {"eval_f1": value, "eval_seconds": float(config.model.lora_r)}
-            if breaks == "other" and rate > 1e-2:
-                metrics = {"eval_loss": 1.0}
-            with (folder / "calls.txt").open("a") as calls:
-                calls.write(f"{number}\n")
-            if "eval_f1" in metrics:
-                progress.reports.append({"report": number, **metrics})
-                progress._write()
-            if report(number, metrics):
-                return
-
-    return objective
-
-
-def config(folder: Path, strategy: str, **hyperopt: Any) -> dict[str, Any]:
-    samples = strategy in ("combined", "optuna")
-    return {
-        "output_dir": str(folder),
-        "training": {"reports": REPORTS, "learning_rate": 1e-3},
-        "model": {"lora_r": 8},
-        "search_space": SPACE,
-        "hyperopt": {
-            "strategy": strategy,
-            "optuna_sampler": "TPE" if samples else "Random",
-            "num_trials": 12,
-            "max_concurrent": 2,
-            "asha_grace_period": 1,
-            "results_dir": str(folder),
-            "study_name": "s",
-            **hyperopt,
-        },
-    }
-
-
-def run(folder: Path, strategy: str, objective: Any = None, **hyperopt: Any) -> tuple[Summary, list[FrozenTrial]]:
-    summary = search(config(folder, strategy, **hyperopt), objective or arithmetic())
-    return summary, look(folder / "s").trials
-
-
-def states(trials: list[FrozenTrial]) -> Counter[str]:
-    return Counter(trial.state.name for trial in trials)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
