@@ -78,7 +78,7 @@ def _remove(folder: Path) -> None:
         _remove_empty_parents(folder)
 
 
-_BEFORE_A_TRAINING = {".hydra", "launch.log", "config.yaml"}
+_BEFORE_A_TRAINING = {".hydra", ".lock", "launch.log", "config.yaml"}
 
 
 def _close_logs(folder: Path) -> None:

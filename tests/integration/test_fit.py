@@ -211,3 +211,35 @@ def test_worker_is_as_good_as_new_after_a_broken_training(tiny: dict[str, Any]) 
 
 def interrupt(*_: Any) -> bool:
     raise KeyboardInterrupt
+
+
+def held_elsewhere(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """A process that trains in ``folder``, as far as others can tell, for some seconds."""
+    script = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print(flush=True); time.sleep(float(sys.argv[2]))"
+    )
+    folder.mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder / ".lock"), str(seconds)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_waits_for_a_process_that_is_about_to_end(tiny: dict[str, Any]) -> None:
+    with held_elsewhere(Path(tiny["output_dir"]), 1.5) as other:
+        started = time.monotonic()
+        fit(tiny)
+        assert time.monotonic() - started > 1
+        assert other.wait(10) == 0
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mistral_ner.train._PATIENCE", 0.3)
+    with held_elsewhere(Path(tiny["output_dir"]), 60) as other:
+        with pytest.raises(UserError, match=r"another process trains in .*; fix: wait for its end, or output_dir="):
+            fit(tiny)
+        other.kill()
+    assert fit(tiny) > 0
