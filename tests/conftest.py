@@ -91,3 +91,15 @@ def toy_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         paths[f"{split}_file"] = str(folder / f"{split}.txt")
         Path(paths[f"{split}_file"]).write_text("\n".join(blocks), encoding="utf-8")
     return paths
+
+
+@pytest.fixture(scope="module")
+def ray_for_all() -> Iterator[None]:
+    """One Ray for a module's searches in this process; those in processes of their own start theirs."""
+    import ray
+
+    from mistral_ner.hyperopt.cluster import _ENVIRONMENT
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _ENVIRONMENT})
+    yield
+    ray.shutdown()

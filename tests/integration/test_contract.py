@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,10 @@ from optuna.trial import TrialState
 
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.cluster import _ENVIRONMENT
 from mistral_ner.hyperopt.leader import look
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_for_all() -> Iterator[None]:
-    """One Ray for the searches in this process; those in processes of their own start theirs."""
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _ENVIRONMENT})
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

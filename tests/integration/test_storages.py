@@ -23,21 +23,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.cluster import _ENVIRONMENT
 from mistral_ner.hyperopt.leader import look
 from mistral_ner.hyperopt.results import Summary
 
 PASSWORD = "geheim-42"
-pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_for_all() -> Iterator[None]:
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _ENVIRONMENT})
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
 
 
 def postgres_programs() -> Path | None:
