@@ -10,10 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.markup import escape
@@ -22,17 +20,15 @@ from rich.table import Table
 
 from mistral_ner import files
 from mistral_ner.config import UserError
-from mistral_ner.hyperopt import report
+from mistral_ner.hyperopt import best_config, report
 from mistral_ner.hyperopt.card import settings_name, with_interval
 from mistral_ner.hyperopt.final import Candidate, Final, finalise, keep
-from mistral_ner.hyperopt.plan import Plan, train_again, trial_name
+from mistral_ner.hyperopt.plan import Plan, train_again
 from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
 from mistral_ner.hyperopt.watch import shown
 
 log = logging.getLogger(__name__)
-
-_NOT_THE_TRAINING = ("search_space", "hyperopt", "budget")
 
 
 @dataclass
@@ -56,6 +52,7 @@ class Summary:
     wall_s: float
     budget_spent: str | None  # which budget ended the search before its last trial
     failures: dict[str, int]  # reasons and how often
+    best_config: str | None = None  # what best_config.yaml holds, in words
     pareto: list[dict[str, Any]] | None = None  # of two metrics: the trials that none beats in both
     final: dict[str, Any] | None = None  # final/final.json
 
@@ -85,7 +82,8 @@ def finish(study: Study, train: bool = False) -> Summary:
         summary = _written(study)
     if train and _trains_final(study, summary):
         with ending_in_order(study):
-            summary.final = asdict(_final(study))
+            final = _final(study)
+            summary.final, summary.best_config = asdict(final), best_config.write_final(study.plan, final)
         files.write_json(study.plan.folder / "summary.json", asdict(summary))
     _report(study, summary)
     _print(summary, study)
@@ -125,10 +123,11 @@ def _complete(study: Study) -> list[Candidate]:
 
 def _written(study: Study) -> Summary:
     summary, folder = summarise(study), study.plan.folder
+    if summary.best_trial is not None and summary.best_value is not None:
+        best = next(trial for trial in study.trials if trial.number == summary.best_trial)
+        summary.best_config = best_config.write_trial(study.plan, best, summary.best_value)
     files.write_json(folder / "summary.json", asdict(summary))
     files.write_text(folder / "trials.csv", _table(study))
-    if summary.best_trial is not None:
-        _write_best_config(study, summary.best_trial, summary)
     return summary
 
 
@@ -197,34 +196,6 @@ def _pareto(study: Study) -> list[dict[str, Any]] | None:
     ]
 
 
-def _write_best_config(study: Study, number: int, summary: Summary) -> None:
-    """Write the winner's resolved config as a primary config of its own: training it repeats the trial."""
-    plan, trial = study.plan, next(trial for trial in study.trials if trial.number == number)
-    config = yaml.safe_load((plan.folder / trial_name(number) / "config.yaml").read_text(encoding="utf-8"))
-    config = {key: value for key, value in config.items() if key not in _NOT_THE_TRAINING}
-    config["tracking"] = asdict(plan.config.tracking)  # off for trials only
-    if trial.state == TrialState.RUNNING:  # it reached the target and went no further
-        config["training"]["stop_after"] = max(trial.intermediate_values)
-    # Only the folder is left to Hydra: each run gets its own. Everything else is data, `$` included.
-    config = _escaped(config)
-    config["output_dir"] = "${hydra:runtime.output_dir}"
-    head = (
-        f"# {train_again(plan.folder)}\n"
-        f"# Trial {number} of {summary.study_name}: {summary.metric} {summary.best_value:.4f} at its best report.\n"
-    )
-    files.write_yaml(plan.folder / "best_config.yaml", config, head)
-    if (copy := plan.config.hyperopt.save_best_config) is not None:
-        files.write_yaml(Path(copy), config, head)
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
-
-
 def _table(study: Study) -> str:
     names = [parameter.name for parameter in study.plan.space]
     text = io.StringIO()
@@ -285,9 +256,11 @@ def _print(summary: Summary, study: Study) -> None:
             table.add_row(f"  {name}", shown(value))
         for row in summary.pareto or []:
             table.add_row("Pareto front", "  ".join(f"{name} {shown(value)}" for name, value in row.items()))
-        table.add_row("train it", train_again(folder))
     if summary.final is not None:
         _add_final(table, summary.final, folder)
+    if summary.best_config is not None:
+        table.add_row("best_config", summary.best_config)
+        table.add_row("train it", train_again(folder))
     table.add_row("results", folder)
     if (study.plan.folder / "report.html").exists():
         table.add_row("look at it", f"{folder}/report.html")

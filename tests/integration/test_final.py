@@ -16,6 +16,7 @@ from mistral_ner.hyperopt.optuna_sweep import search
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.predict import Tagger
 from mistral_ner.score import score
+from mistral_ner.train import fit
 
 pytestmark = pytest.mark.timeout(240)
 TEXT = "Ada Li saw Oslo ."
@@ -42,6 +43,7 @@ def plan(folder: Path, model: dict[str, Any], data: dict[str, str], **hyperopt: 
                 "study_name": "s",
                 "final": {"top_k": 2, "seeds": 2},
                 "merge": True,
+                "save_best_config": str(folder / "copy.yaml"),
                 **hyperopt,
             },
         }
@@ -99,6 +101,26 @@ def test_the_folder_holds_the_winner_with_every_searched_key(ended: tuple[Plan, 
     assert written["final"] == json.loads((folder / "final.json").read_text())
 
 
+def test_the_best_config_is_the_winners_and_trains_to_the_final_models_number(
+    ended: tuple[Plan, dict[str, Any]], tmp_path: Path
+) -> None:
+    made, final = ended
+    text = (made.folder / "best_config.yaml").read_text()
+    winner, value = final["settings"][0], final["settings"][0]["dev"][str(final["seed"])]
+    what = text.splitlines()[1].removeprefix("# ")
+    assert what.startswith("the winner of the final trainings (")
+    assert what.endswith(f"), seed {final['seed']}: eval_f1 {value:.4f} at its best report")
+    assert json.loads((made.folder / "summary.json").read_text())["best_config"] == what
+    assert f"Train {what}:".replace("'", "&#x27;") in (made.folder / "report.html").read_text()
+    assert (made.folder.parent / "copy.yaml").read_text() == text
+    config = yaml.safe_load(text)
+    assert config["output_dir"] == "${hydra:runtime.output_dir}"
+    assert config["training"]["learning_rate"] == winner["params"]["learning_rate"]
+    assert fit({**config, "output_dir": str(tmp_path / "again")}) == value
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "again/adapter" / weights).read_bytes() == (made.folder / "final" / weights).read_bytes()
+
+
 def test_merged_tags_as_the_adapter_does_and_plain_transformers_reads_it(ended: tuple[Plan, dict[str, Any]]) -> None:
     from transformers import pipeline
 
@@ -149,4 +171,8 @@ def test_off_by_one_key(tmp_path: Path, tiny_model: dict[str, Any], toy_files: d
     assert final["settings"][0]["dev"] == {"42": summary.best_value}
     assert final["settings"][0]["test_f1"] is not None
     assert (folder / "merged/model.safetensors").is_file()
+    head = (made.folder / "best_config.yaml").read_text().splitlines()[1]
+    assert head == (
+        f"# trial {summary.best_trial}, the best single trial: eval_f1 {summary.best_value:.4f} at its best report"
+    )
     assert "## Scores" in (folder / "README.md").read_text()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from importlib.resources import files as package_files
 from typing import Any
 
+from mistral_ner.hyperopt import best_config
 from mistral_ner.hyperopt.card import settings_name
 from mistral_ner.hyperopt.plan import train_again, trial_name
 from mistral_ner.hyperopt.report.figure import STATE_COLOURS, Figure, text
@@ -249,9 +250,9 @@ def _trial(rows: StudyRows, trial: TrialRow) -> str:
 def _repeat(rows: StudyRows) -> str:
     folder = os.path.relpath(rows.folder)
     parts = []
-    if rows.best is not None:
-        parts.append(f"<p>Train the winner again:</p>{_pre(train_again(folder))}")
-        parts.append(_config(rows, "best_config.yaml", "The winner's config"))
+    if what := best_config.what_it_is(rows.folder):
+        parts.append(f"<p>Train {text(what)}:</p>{_pre(train_again(folder))}")
+        parts.append(_config(rows, best_config.NAME, "Its config"))
     parts.append(
         f"<p>Go on with the search, or extend it:</p>{_pre(f'python -m mistral_ner.hyperopt.resume {folder}')}"
     )
