@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-Row = dict[str, Any]
+from mistral_ner.data.rows import Row
 
 _BATCHES_A_POOL = 50  # sorted by length together; more of them would pad less and mix less
 

@@ -62,8 +62,20 @@ def redacted(text: str) -> str:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Return the CRC-32 of every file directly in ``folder``, by name."""
-    return {path.name: f"{zlib.crc32(path.read_bytes()):08x}" for path in sorted(folder.iterdir()) if path.is_file()}
+    """Return the :func:`checksum` of every file directly in ``folder``, by name."""
+    return {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def checksum(path: Path) -> str:
+    """Return the CRC-32 of a file, read piece by piece."""
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            value = zlib.crc32(piece, value)
+    return f"{value:08x}"
+
+
+_PIECE = 1 << 20  # bytes
 
 
 @contextmanager

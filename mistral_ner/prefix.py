@@ -8,12 +8,13 @@ memory-mapped; every training then starts from there.
 # (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
+import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,36 +24,37 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import nn
+from transformers import PreTrainedModel
 
-from mistral_ner import files
-from mistral_ner.batches import Row, batches_by_tokens, collate
+from mistral_ner import files, folders
+from mistral_ner.batches import batches_by_tokens, collate
 from mistral_ner.config import Config, UserError
 from mistral_ner.data.encode import Encoded
-from mistral_ner.model.layers import CUTTABLE, activations, cut, frozen_layers, layer_stack
+from mistral_ner.data.rows import Row, Rows
+from mistral_ner.model.layers import CUTTABLE, activations, cut, frozen_layers, under
 
 log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "dev")
 _SHARE_OF_DISK = 0.5  # of what is free: more of it is not taken without being asked
+_WHAT = "what was computed of the frozen layers"
 
 
 class PrefixRows:
     """The rows of a split, each with its activations: ``hidden``, (tokens, width)."""
 
-    def __init__(self, rows: Sequence[Row], path: Path, dtype: torch.dtype, width: int) -> None:
-        self.rows = rows
-        self.ends = np.cumsum([len(row["input_ids"]) for row in rows])
-        tokens = int(self.ends[-1])
-        self.states = torch.from_file(str(path), size=tokens * width, dtype=dtype).view(tokens, width)
+    def __init__(self, rows: Rows, path: Path, dtype: torch.dtype, width: int) -> None:
+        self.rows, self.lengths = rows, rows.lengths
+        ends = np.cumsum(rows.lengths).tolist()
+        self.places = list(zip([0, *ends], ends, strict=False))
+        self.states = torch.from_file(str(path), size=ends[-1] * width, dtype=dtype).view(ends[-1], width)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Row:
-        row = self.rows[index]
-        end = int(self.ends[index])
-        return {**row, "hidden": self.states[end - len(row["input_ids"]) : end]}
+        start, end = self.places[index]
+        return {**self.rows[index], "hidden": self.states[start:end]}
 
 
 @dataclass(frozen=True)
@@ -68,22 +70,25 @@ class Prefix:
         return cut(model.get_base_model(), self.frozen)  # type: ignore[arg-type]
 
 
-def frozen_prefix(config: Config, model: PeftModel, data: Encoded, pad_id: int) -> Prefix | None:
+def frozen_prefix(config: Config, model: Any, data: Encoded, pad_id: int) -> Prefix | None:
     """Return the activations to train from, computed where they are not on disk yet; None where it is not to be done.
+
+    The process keeps them for the base model that it keeps.
 
     Args:
         config: ``model.frozen_prefix`` true, false, or None for where it pays: a known network, room on the disk.
-        model: with its adapter on.
+        model: from :func:`mistral_ner.model.adapted`.
         data: the encoded splits.
         pad_id: the tokenizer's.
 
     Raises:
         UserError: asked for, but the network is not one that can be cut; or the disk is full.
     """
-    base: Any = model.get_base_model()
-    frozen = frozen_layers(config.model, base)
     wanted = config.model.frozen_prefix
-    if not frozen or wanted is False:
+    if wanted is False or config.model.lora_layers == "all":
+        return None
+    base: Any = model.get_base_model()
+    if not (frozen := frozen_layers(config.model, base)):
         return None
     if base.config.model_type not in CUTTABLE:
         if wanted is None:
@@ -92,85 +97,73 @@ def frozen_prefix(config: Config, model: PeftModel, data: Encoded, pad_id: int) 
             f"model.frozen_prefix=true works with {', '.join(CUTTABLE)}, found a {base.config.model_type}; "
             "type model.frozen_prefix=null"
         )
-    folder = Path(config.data.cache_dir).expanduser() / "prefix" / _key(config, base, frozen, data.fingerprint)
-    splits = {name: list(data.split(name)) for name in _SPLITS}
-    if not _whole(folder, splits) and not _make(folder, base, frozen, splits, pad_id, config):
+    folder = Path(config.data.cache_dir).expanduser() / "prefix"
+    key = (folder, frozen, config.model.bidirectional, data.fingerprint)
+    kept = _kept.setdefault(base, {})
+    if key not in kept:
+        kept.clear()  # a study has one
+        path = folder / _name(config, base, frozen, data.fingerprint)
+        found = _read_or_made(path, base, frozen, {name: data.rows(name) for name in _SPLITS}, pad_id, config)
+        if found is None:
+            return None
+        kept[key] = found
+    return kept[key]
+
+
+# the base model may be forgotten (its weights are large): what was kept for it goes with it
+_kept: weakref.WeakKeyDictionary[PreTrainedModel, dict[Any, Prefix]] = weakref.WeakKeyDictionary()
+
+
+def _read_or_made(
+    folder: Path, base: Any, frozen: int, splits: dict[str, Rows], pad_id: int, config: Config
+) -> Prefix | None:
+    read = functools.partial(_read, splits=splits, frozen=frozen)
+    if (found := folders.opened(folder, _WHAT, read)) is not None:
+        return found
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    width, dtype = int(base.config.hidden_size), _states(base, frozen, [splits["train"][0]], pad_id).dtype
+    size = sum(int(rows.lengths.sum()) for rows in splits.values()) * width * dtype.itemsize
+    free = shutil.disk_usage(folder.parent).free
+    need = f"the activations of the {frozen} frozen layers take {size / 1e6:,.1f} MB in {folder.parent}"
+    if config.model.frozen_prefix is None and size > _SHARE_OF_DISK * free:
+        log.warning("%s, where %.1f MB are free: every trial computes them anew", need, free / 1e6)
         return None
+    log.info("%s: computed once", need)
+
+    def write(temporary: Path) -> None:
+        for name, rows in splits.items():
+            _write(temporary / f"{name}.bin", base, frozen, rows, pad_id, width * dtype.itemsize, config)
+        files.write_json(temporary / "shape.json", {"width": width, "dtype": str(dtype).removeprefix("torch.")})
+
+    try:
+        return folders.made(folder, _WHAT, read, write)
+    except OSError as error:
+        raise UserError(
+            f"{need}, and cannot be written ({error.strerror})\n"
+            "  fix: model.frozen_prefix=false, or data.cache_dir=PATH"
+        ) from None
+
+
+def _read(folder: Path, splits: dict[str, Rows], frozen: int) -> Prefix:
     shape = json.loads((folder / "shape.json").read_text(encoding="utf-8"))
     dtype = getattr(torch, shape["dtype"])
     train, dev = (PrefixRows(splits[name], folder / f"{name}.bin", dtype, shape["width"]) for name in _SPLITS)
     return Prefix(train, dev, frozen)
 
 
-def _whole(folder: Path, splits: dict[str, list[Row]]) -> bool:
-    """Whether the activations are on disk; what is not as long as it was written is removed, with a warning."""
-    if not folder.is_dir():
-        return False
-    try:
-        shape = json.loads((folder / "shape.json").read_text(encoding="utf-8"))
-        bytes_a_token = int(shape["width"]) * getattr(torch, shape["dtype"]).itemsize
-        sizes = {name: _tokens(rows) * bytes_a_token for name, rows in splits.items()}
-        if all((folder / f"{name}.bin").stat().st_size == size for name, size in sizes.items()):
-            return True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    log.warning("the activations in %s are damaged: computing them again", folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    return False
-
-
-def _tokens(rows: Sequence[Row]) -> int:
-    return sum(len(row["input_ids"]) for row in rows)
-
-
-def _make(folder: Path, base: Any, frozen: int, splits: dict[str, list[Row]], pad_id: int, config: Config) -> bool:
-    """Compute the activations of all splits into ``folder``, whole or not at all; False where there is no room."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tokens = sum(_tokens(rows) for rows in splits.values())
-    width, dtype = int(base.config.hidden_size), _dtype(base, frozen, splits, pad_id)
-    size, free = tokens * width * dtype.itemsize, shutil.disk_usage(folder.parent).free
-    need = f"the activations of the {frozen} frozen layers take {size / 1e6:,.1f} MB in {folder.parent}"
-    if config.model.frozen_prefix is None and size > _SHARE_OF_DISK * free:
-        log.warning("%s, where %.1f MB are free: every trial computes them anew", need, free / 1e6)
-        return False
-    log.info("%s: computed once", need)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        for name, rows in splits.items():
-            _write(temporary / f"{name}.bin", base, frozen, rows, pad_id, width * dtype.itemsize, config)
-        files.write_json(temporary / "shape.json", {"width": width, "dtype": str(dtype).removeprefix("torch.")})
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / "shape.json").is_file():
-                raise  # else another process was faster
-    except OSError as error:
-        raise UserError(
-            f"{need}, and cannot be written ({error.strerror})\n"
-            "  fix: model.frozen_prefix=false, or data.cache_dir=PATH"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return True
-
-
-def _write(
-    path: Path, base: Any, frozen: int, rows: list[Row], pad_id: int, bytes_a_token: int, config: Config
-) -> None:
-    ends = np.cumsum([len(row["input_ids"]) for row in rows])
+def _write(path: Path, base: Any, frozen: int, rows: Rows, pad_id: int, bytes_a_token: int, config: Config) -> None:
+    ends = np.cumsum(rows.lengths)
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, int(ends[-1]) * bytes_a_token)  # a full disk is an error, not a SIGBUS
         for indices in batches_by_tokens(rows, config.training.eval_batch_tokens):
             states = _states(base, frozen, [rows[index] for index in indices], pad_id)
             for index, state in zip(indices, states, strict=True):
-                length = len(rows[index]["input_ids"])
+                length = int(rows.lengths[index])
                 file.seek((int(ends[index]) - length) * bytes_a_token)
                 file.write(state[:length].contiguous().view(torch.uint8).numpy().tobytes())
-        file.flush()
-        os.fsync(file.fileno())
 
 
-def _states(base: Any, frozen: int, rows: list[Row], pad_id: int) -> torch.Tensor:
+def _states(base: Any, frozen: int, rows: Sequence[Row], pad_id: int) -> torch.Tensor:
     batch = {name: value.to(base.device) for name, value in collate(rows, pad_id).items()}
     training = base.training
     base.eval()
@@ -181,17 +174,13 @@ def _states(base: Any, frozen: int, rows: list[Row], pad_id: int) -> torch.Tenso
         base.train(training)
 
 
-def _dtype(base: Any, frozen: int, splits: dict[str, list[Row]], pad_id: int) -> torch.dtype:
-    return _states(base, frozen, splits["train"][:1], pad_id).dtype
-
-
-def _key(config: Config, base: nn.Module, frozen: int, fingerprint: str) -> str:
-    """Return a hash of all that decides the activations: the frozen weights themselves among it."""
+def _name(config: Config, base: PreTrainedModel, frozen: int, fingerprint: str) -> str:
+    """Return a hash of all that decides the activations, the bytes of the frozen weights among it."""
     model = config.model
     digest = hashlib.sha256(json.dumps([fingerprint, frozen, model.bidirectional, torch.__version__]).encode())
     digest.update(json.dumps([model.quantization, model.attention, str(next(base.parameters()).device)]).encode())
-    stack = layer_stack(base)[1]
-    for module in (base.get_input_embeddings(), *stack[:frozen]):  # type: ignore[operator]
+    for module in under(base, frozen):
         for name, parameter in module.named_parameters():
-            digest.update(f"{name} {parameter.dtype} {float(parameter.double().sum())!r}".encode())
+            digest.update(f"{name} {parameter.dtype}".encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

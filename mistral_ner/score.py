@@ -34,8 +34,7 @@ def score(config: Config, folder: str | Path, split: str) -> Score | None:
     if len(lengths) == 0:
         return None
     trained = load_trained(folder)
-    windows = getattr(data, split)
-    rows = [windows[index] for index in range(len(windows))]
+    rows = data.rows(split)
     predicted: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(rows)
     pad_id = int(trained.tokenizer.pad_token_id or 0)
     batches = batches_by_tokens(rows, config.training.eval_batch_tokens)

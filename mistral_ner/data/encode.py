@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import numpy as np
 from mistral_ner.config import DataConfig
 from mistral_ner.data.cache import Columns, load_or_build
 from mistral_ner.data.read import SPLITS, Sentence, Splits
+from mistral_ner.data.rows import Rows
 from mistral_ner.data.schemes import spans
 from mistral_ner.data.windows import Window, WordTokenizer, cut, encode_words
 
@@ -25,7 +27,7 @@ __all__ = ["IGNORED", "Encoded", "Window", "WordTokenizer", "cut", "encode", "en
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised whenever the same sentences would be encoded differently
+FORMAT = 2  # raised whenever the same sentences would be encoded or written differently
 IGNORED = -100  # the label of positions that are neither trained nor scored
 
 
@@ -48,25 +50,19 @@ class Encoded:
         """Return the split called ``name``: train, dev or test."""
         return {"train": self.train, "dev": self.dev, "test": self.test}[name]
 
+    def rows(self, split: str) -> Rows:
+        """Return the rows of a split as arrays, the same object each time."""
+        return self._rows[split]
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, Rows]:
+        return {name: Rows(self.split(name)) for name in SPLITS}
+
     def gold(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the label ids of all words, shape (words,), and the words a sentence has, shape (sentences,)."""
-        table = self.split(split).data
-        labels, firsts = (_flat(table.column(name)) for name in ("labels", "first_subwords"))
-        label_counts, word_counts = (_counts(table.column(name)) for name in ("labels", "first_subwords"))
-        starts = np.cumsum(label_counts) - label_counts
-        tag_ids = labels[firsts + np.repeat(starts, word_counts)]
-        sentences = table.column("sentence").to_numpy()
-        lengths = np.bincount(np.repeat(sentences, word_counts))
-        return tag_ids.astype(np.int64), lengths.astype(np.int64)
-
-
-def _flat(column: Any) -> NDArray[np.int64]:
-    chunks = [chunk.flatten().to_numpy() for chunk in column.chunks]
-    return np.concatenate(chunks).astype(np.int64)
-
-
-def _counts(column: Any) -> NDArray[np.int64]:
-    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in column.chunks]).astype(np.int64)
+        tag_ids, words = self.rows(split).word_labels()
+        sentences = self.split(split).data.column("sentence").to_numpy()
+        return tag_ids, np.bincount(np.repeat(sentences, words)).astype(np.int64)
 
 
 def encode(splits: Splits, tokenizer: Any, data: DataConfig) -> Encoded:

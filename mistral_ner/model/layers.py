@@ -59,7 +59,7 @@ def without_dropout(base: PreTrainedModel, frozen: int) -> list[tuple[nn.Module,
     before: list[tuple[nn.Module, str, float]] = []
     if not frozen:
         return before
-    for part in _under(base, frozen):
+    for part in under(base, frozen):
         for module in part.modules():
             for name in ("p",) if isinstance(module, nn.Dropout) else ("attention_dropout",):
                 if isinstance(value := getattr(module, name, None), float):
@@ -68,7 +68,8 @@ def without_dropout(base: PreTrainedModel, frozen: int) -> list[tuple[nn.Module,
     return before
 
 
-def _under(base: PreTrainedModel, frozen: int) -> list[nn.Module]:
+def under(base: PreTrainedModel, frozen: int) -> list[nn.Module]:
+    """Return the embeddings and the layers below layer ``frozen``."""
     embeddings = getattr(base.base_model, "embeddings", base.get_input_embeddings())
     return [embeddings, *layer_stack(base)[1][:frozen]]
 
