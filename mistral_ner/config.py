@@ -46,6 +46,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     bidirectional: bool = False  # decoders only: remove the causal mask
     trust_remote_code: bool = False
+    tuning: str = _value("lora", choices=("lora", "full"))  # full: every weight; the lora_ keys then do nothing
     lora_r: int = _value(16, low=1, high=4096)
     lora_alpha: float | None = _value(None, above=0)  # null: lora_alpha_ratio * lora_r
     lora_alpha_ratio: float = _value(2.0, above=0)
@@ -298,11 +299,25 @@ def _across(config: Config) -> list[Fault]:
     if model.frozen_prefix and model.lora_layers == "all":
         rule = "true needs layers that LoRA leaves as they are, found model.lora_layers=all"
         faults.append(Fault("model.frozen_prefix", rule, "model.lora_layers=top:2, or model.frozen_prefix=null"))
+    if model.tuning == "full":
+        faults += _full_tuning_faults(model)
     if model.random_init is not None and "model_type" not in model.random_init:
         faults.append(Fault("model.random_init", "needs a model_type", "+model.random_init.model_type=mistral"))
     if model.random_init is None and not model.model_name.strip():
         faults.append(Fault("model.model_name", "must not be empty", "model=minilm"))
     return faults + _folder_faults(config)
+
+
+def _full_tuning_faults(model: ModelConfig) -> list[Fault]:
+    """Faults of a training of all weights."""
+    faults: list[Fault] = []
+    if model.quantization != "none":
+        rule = f"full trains every weight, and those in {model.quantization} cannot be trained"
+        faults.append(Fault("model.tuning", rule, "model.tuning=lora, or model.quantization=none"))
+    if model.lora_layers != "all":
+        rule = f"does nothing with model.tuning=full, which trains every layer, found {model.lora_layers!r}"
+        faults.append(Fault("model.lora_layers", rule, "model.lora_layers=all, or model.tuning=lora"))
+    return faults
 
 
 def _folder_faults(config: Config) -> list[Fault]:

@@ -22,14 +22,19 @@ def card(config: Config, final: dict[str, Any], scored: dict[str, dict[str, floa
         scored: the final model's metrics by split, as :func:`~mistral_ner.metrics.entity_scores` names them.
     """
     parts = to_container(config)
-    head = {"library_name": "peft", "pipeline_tag": "token-classification", "base_model": config.model.model_name}
+    whole = config.model.tuning == "full"
+    head = {
+        "library_name": "transformers" if whole else "peft",
+        "pipeline_tag": "token-classification",
+        "base_model": config.model.model_name,
+    }
     winner = final["settings"][0]
     chosen = "the default config" if winner["trial"] is None else f"trial {winner['trial']}"
     text = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         "# Named entity tagger\n",
-        f"A LoRA adapter on `{config.model.model_name}`, trained by mistral_ner with the settings of {chosen} of the "
-        f"search `{config.hyperopt.study_name}`; "
+        f"{'All weights of' if whole else 'A LoRA adapter on'} `{config.model.model_name}`, trained by mistral_ner "
+        f"with the settings of {chosen} of the search `{config.hyperopt.study_name}`; "
         f"the best of {len(final['seeds'])} seeds on dev (seed {final['seed']}).\n",
         "## Scores\n",
         "Entity-level F1 (exact span and type). The mean is over the seeds, the 95% interval over sentences drawn "

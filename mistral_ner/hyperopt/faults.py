@@ -49,6 +49,7 @@ def search_faults(config: Config, space: SearchSpace) -> list[Fault]:
         *_name_faults(config),
         *_enqueue_faults(config, space),
         *_space_faults(config, space),
+        *_full_tuning_faults(config, space),
     ]
 
 
@@ -172,6 +173,22 @@ def _space_faults(config: Config, space: SearchSpace) -> list[Fault]:
                 ),
             )
     return list(faults.values())
+
+
+def _full_tuning_faults(config: Config, space: SearchSpace) -> list[Fault]:
+    """Faults of parameters that shape an adapter where no trial has one."""
+    if config.model.tuning != "full" or any(parameter.path == "model.tuning" for parameter in space):
+        return []
+    rule = "shapes an adapter, and model.tuning=full trains none"
+    shaping = [parameter for parameter in space if parameter.path in _OF_THE_ADAPTER]
+    return [Fault(f"search_space.{one.name}", rule, "search_space=full, or model.tuning=lora") for one in shaping]
+
+
+_OF_THE_ADAPTER = {
+    f"model.{name}"
+    for name in schema.known_keys(schema.ModelConfig)
+    if name.startswith("lora_") or name == "use_rslora"
+}
 
 
 # Keys that act with some strategies only, and with which.

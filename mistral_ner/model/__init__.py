@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mistral_ner.model.stored import merged_model as merged_model
     from mistral_ner.model.stored import save_adapter as save_adapter
     from mistral_ner.model.stored import save_merged as save_merged
+    from mistral_ner.model.stored import save_weights as save_weights
+    from mistral_ner.model.stored import weight_files as weight_files
     from mistral_ner.model.tokenizer import load_saved_tokenizer as load_saved_tokenizer
     from mistral_ner.model.tokenizer import load_tokenizer as load_tokenizer
 
@@ -43,6 +45,8 @@ _MODULE_OF = {
     "merged_model": "stored",
     "save_adapter": "stored",
     "save_merged": "stored",
+    "save_weights": "stored",
+    "weight_files": "stored",
     "load_saved_tokenizer": "tokenizer",
     "load_tokenizer": "tokenizer",
 }

@@ -1,4 +1,7 @@
-"""The adapter: LoRA weights and a head, put on the frozen network and taken off without a trace."""
+"""What is trained: LoRA weights and a head, put on the frozen network and taken off without a trace.
+
+With ``model.tuning=full`` it is a copy of every weight and a head, in the network itself until it is taken off.
+"""
 
 # mypy: allow-untyped-calls
 # (many functions of transformers and peft declare no types)
@@ -9,7 +12,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -40,6 +43,7 @@ class _Bare:
     attributes: dict[str, Any]  # vars() of the base, its modules and parameters aside
     config: dict[str, Any]  # vars() of its config
     is_causal: list[tuple[nn.Module, bool]]
+    weights: list[tuple[torch.Tensor, torch.Tensor]]  # parameters and buffers that attach gave a copy, and their own
     checkpointing: bool  # whether attach switched gradient checkpointing on
     dropout: list[tuple[nn.Module, str, float]]  # what was switched off: module, attribute, value
 
@@ -47,13 +51,15 @@ class _Bare:
 @contextlib.contextmanager
 def adapted(
     model: ModelConfig, labels: Sequence[str], seed: int, vocab_size: int, adapter: str | Path | None = None
-) -> Iterator[PeftModel]:
+) -> Iterator[PeftModel | PreTrainedModel]:
     """Lend the kept base model with a fresh adapter on it, and take the adapter off again whatever happens.
+
+    With ``model.tuning=full`` it is the base model itself, with a fresh head and copies of its weights to train.
 
     Args:
         model, labels, seed: as for :func:`attach`.
         vocab_size: as for :func:`mistral_ner.model.base.base_model`.
-        adapter: a folder written by ``save_adapter``; its weights replace the fresh ones.
+        adapter: a folder written by ``save_adapter``; its weights replace the fresh ones. With LoRA only.
 
     Raises:
         UserError: the model cannot be loaded, or the settings or the adapter do not fit it.
@@ -64,7 +70,7 @@ def adapted(
         if adapter is not None:
             from mistral_ner.model.stored import load_adapter
 
-            load_adapter(attached, adapter)
+            load_adapter(cast(PeftModel, attached), adapter)
         yield attached
     finally:
         try:
@@ -74,23 +80,26 @@ def adapted(
             raise
 
 
-def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], seed: int) -> PeftModel:
-    """Put a fresh adapter on ``base``.
+def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], seed: int) -> PeftModel | PreTrainedModel:
+    """Put a fresh adapter on ``base``, or with ``model.tuning=full`` a fresh head, and make all of it trainable.
 
     Args:
-        model: the LoRA settings, ``bidirectional`` and ``gradient_checkpointing``.
+        model: ``tuning``, the LoRA settings, ``bidirectional`` and ``gradient_checkpointing``.
         base: from :func:`mistral_ner.model.base.base_model`, with nothing attached.
         labels: names of the outputs, in order.
         seed: of the adapter's first weights; the same seed gives the same bits, on a new base and on a used one.
 
     Returns:
-        The peft model; only the adapter's parameters (float32) are trainable. Logits: (batch, tokens, labels).
+        The peft model, of which only the adapter's parameters are trainable, or ``base``, of which all are; what is
+        trainable is float32. Logits: (batch, tokens, labels).
 
     Raises:
         UserError: ``lora_target_modules`` do not fit the network; the base is as it was.
     """
     if hasattr(base, "mistral_ner_bare"):
         raise RuntimeError("this base model has an adapter already; detach it first")
+    if model.tuning == "full":
+        return _attach_whole(model, base, labels, seed)
     targets, frozen = lora_targets(model, base), frozen_layers(model, base)
     layers = _only_upper(targets, base, frozen) if frozen else {}
     bare = _remember(base, model.gradient_checkpointing)
@@ -101,7 +110,7 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
         _uncover(base)
     with fixed_rng(seed):
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
-        attached = get_peft_model(base, _lora_config(model, targets, bare.head_name, layers))
+        attached = cast(PeftModel, get_peft_model(base, _lora_config(model, targets, bare.head_name, layers)))
     if model.gradient_checkpointing:
         # after peft: both hook the embeddings to require gradients, and only the last hook would be taken off again
         base.activation_checkpointing_enable({"use_reentrant": False})
@@ -110,14 +119,34 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     return attached
 
 
-def detach(attached: PeftModel) -> PreTrainedModel:
+def _attach_whole(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], seed: int) -> PreTrainedModel:
+    """Let ``base`` train copies of its weights, in float32: added to 16 bits, most updates would round to nothing."""
+    bare = _remember(base, model.gradient_checkpointing)
+    base.mistral_ner_bare = bare  # type: ignore[assignment]
+    for tensor in (*base.parameters(), *base.buffers()):
+        bare.weights.append((tensor, tensor.data))
+        trained = isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
+        tensor.data = tensor.data.to(dtype=torch.float32 if trained else tensor.dtype, copy=True)
+    _set_labels(base, labels)
+    if model.bidirectional:
+        _uncover(base)
+    with fixed_rng(seed):
+        setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
+    if model.gradient_checkpointing:
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    return base.requires_grad_(True)
+
+
+def detach(attached: PeftModel | PreTrainedModel) -> PreTrainedModel:
     """Take the adapter off and return the base model, bit for bit as it was before :func:`attach`."""
-    base: PreTrainedModel = attached.get_base_model()  # type: ignore[assignment]
+    base: PreTrainedModel = attached.get_base_model() if isinstance(attached, PeftModel) else attached  # type: ignore[assignment]
     _restore(base)
     return base
 
 
-def empty_model(model: ModelConfig, labels: Sequence[str], config: PretrainedConfig | None = None) -> PeftModel:
+def empty_model(
+    model: ModelConfig, labels: Sequence[str], config: PretrainedConfig | None = None
+) -> PeftModel | PreTrainedModel:
     """Build the model with its adapter in shape only (meta tensors): no weights, no memory, no download of them.
 
     Args:
@@ -195,6 +224,7 @@ def _remember(base: PreTrainedModel, checkpointing: bool) -> _Bare:
         attributes={name: value for name, value in vars(base).items() if not name.startswith("_")},
         config=copy.deepcopy(vars(base.config)),
         is_causal=[(module, bool(module.is_causal)) for module in base.modules() if hasattr(module, "is_causal")],
+        weights=[],
         checkpointing=checkpointing,
         dropout=[],
     )
@@ -206,6 +236,8 @@ def _restore(base: PreTrainedModel) -> None:
     if bare is None:
         return
     setattr(base, bare.head_name, bare.head)
+    for tensor, own in bare.weights:
+        tensor.data, tensor.grad = own, None
     for path, module in list(base.named_modules()):
         if isinstance(module, BaseTunerLayer):
             base.set_submodule(path, module.get_base_layer())

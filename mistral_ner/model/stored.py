@@ -1,8 +1,9 @@
-"""Trained models on disk: adapters, as peft reads them too, and merged models, as transformers does.
+"""Trained models on disk: adapters, as peft reads them too, and whole ones, as transformers does.
 
 An adapter's folder has ``adapter_model.safetensors``, ``adapter_config.json``, the tokenizer, ``labels.json`` (the
 names of the outputs, in order) and ``config.yaml`` (the resolved config that trained it, which says what base model it
-belongs on). It can be moved and copied. A merged model's folder is a plain transformers checkpoint with its tokenizer.
+belongs on). It can be moved and copied. The folder of a whole model, merged or trained with ``model.tuning=full``, is
+a plain transformers checkpoint with its tokenizer.
 """
 
 # mypy: allow-untyped-calls
@@ -77,7 +78,7 @@ def load_trained(folder: str | Path) -> Trained:
     place = trained_folder(folder)
     config, tokenizer = _saved_config(place), load_saved_tokenizer(place)
     if not (place / WEIGHTS).is_file():
-        model = _whole(place, config)
+        model = _whole(place, config.model if config is not None else ModelConfig())
         # a dict with numbers as keys, in any order
         names = cast(dict[int, str], model.config.id2label)
         labels = [names[index] for index in sorted(names)]
@@ -90,7 +91,7 @@ def load_trained(folder: str | Path) -> Trained:
     labels = saved_labels(place)
     settings = replace(config.model, gradient_checkpointing=False)
     base = load_base(settings, len(tokenizer))
-    attached = attach(settings, base, labels, seed=0)
+    attached = cast(PeftModel, attach(settings, base, labels, seed=0))
     load_adapter(attached, place)
     attached.eval()
     return Trained(attached, tokenizer, labels, config)
@@ -130,6 +131,21 @@ def save_merged(config: Config, labels: Sequence[str], adapter: str | Path, fold
     shutil.copy2(Path(adapter) / CONFIG, temporary / CONFIG)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+def save_weights(model: PeftModel | PreTrainedModel, folder: str | Path) -> None:
+    """Write what is trained of a model from :func:`mistral_ner.model.attach` into ``folder``: its adapter, or all."""
+    if isinstance(model, PeftModel):
+        save_adapter(model, folder)
+    else:
+        with quiet():
+            model.save_pretrained(str(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files in ``folder`` that :func:`save_weights` wrote."""
+    names = ("adapter_config.json", "config.json", "*.safetensors", "*.safetensors.index.json")
+    return sorted(path for name in names for path in folder.glob(name))
 
 
 def save_adapter(attached: PeftModel, folder: str | Path) -> None:
@@ -175,14 +191,18 @@ def load_adapter(attached: PeftModel, folder: str | Path) -> None:
 def merged_model(model: ModelConfig, labels: Sequence[str], vocab_size: int, adapter: str | Path) -> PreTrainedModel:
     """Return a plain transformers model whose weights are base plus adapter, ready for ``save_pretrained``.
 
+    One that was trained whole is returned as it is.
+
     The base is loaded for this alone, and not quantised: merging into 4 or 8 bits would round the adapter away.
 
     Raises:
         UserError: the model cannot be loaded, or the adapter does not fit it.
     """
+    if model.tuning == "full":
+        return _whole(Path(adapter), model)
     whole = replace(model, quantization="none", gradient_checkpointing=False)
     base = load_base(whole, vocab_size)
-    attached = attach(whole, base, labels, seed=0)
+    attached = cast(PeftModel, attach(whole, base, labels, seed=0))
     load_adapter(attached, adapter)
     merged = cast(PreTrainedModel, attached.merge_and_unload())
     del merged.mistral_ner_bare
@@ -190,10 +210,9 @@ def merged_model(model: ModelConfig, labels: Sequence[str], vocab_size: int, ada
     return merged
 
 
-def _whole(folder: Path, config: Config | None) -> PreTrainedModel:
-    """Load a merged model."""
+def _whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
+    """Load a merged model, or one that was trained whole."""
     check_weights(str(folder))
-    settings = config.model if config is not None else ModelConfig()
     try:
         with quiet():
             model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(

@@ -31,7 +31,7 @@ COUNTS = {
     "debug": 2,
     "hyperopt": 6,
     "model": 7,
-    "search_space": 4,
+    "search_space": 5,
     "tracking": 4,
     "training": 1,
 }
