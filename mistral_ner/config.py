@@ -156,7 +156,7 @@ class HyperoptConfig:
     asha_enabled: bool | None = None
     optuna_sampler: str = _value("TPE", choices=("TPE", "CMA", "Random", "GPSampler", "QMC"))
     optuna_pruner: str = _value("none", choices=PRUNERS)
-    optuna_n_startup_trials: int = _value(10, low=0)
+    optuna_n_startup_trials: int = _value(5, low=0)
     optuna_n_warmup_steps: int = _value(0, low=0)  # reports
     asha_type: str = _value("stopping", choices=("stopping", "promotion"))
     asha_max_t: int = _value(9, low=1)  # reports
