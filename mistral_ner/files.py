@@ -1,12 +1,15 @@
-"""Writes that a crash cannot leave half done: a temporary file, then a rename."""
+"""Writes that a crash cannot leave half done: a temporary file, then a rename; and a folder that one process holds."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import tempfile
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +79,53 @@ def checksum(path: Path) -> str:
 
 
 _PIECE = 1 << 20  # bytes
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a training's folder; the kernel lets go of it if the process dies. A thread that holds it may do so again.
+
+    A worker outlives its killed driver for some seconds: whoever goes on with its trial waits for it to be gone.
+
+    Raises:
+        UserError: another process holds it and does not end.
+    """
+    me = (threading.get_ident(), folder.resolve())
+    if me in _holders:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a")
+    except OSError:  # who reads or writes there says what is wrong with the folder
+        yield
+        return
+    with file:
+        until = time.monotonic() + _PATIENCE
+        while not _locked(file):
+            if time.monotonic() > until:
+                raise UserError(
+                    f"another process trains in {folder}; fix: wait for its end, or output_dir=ANOTHER_FOLDER"
+                )
+            time.sleep(0.1)
+        _holders.add(me)
+        try:
+            yield
+        finally:
+            _holders.discard(me)
+
+
+LOCK = ".lock"
+_PATIENCE = 30.0  # seconds
+_holders: set[tuple[int, Path]] = set()
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

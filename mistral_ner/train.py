@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -20,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from mistral_ner import files
-from mistral_ner.config import Config, UserError, check
+from mistral_ner.config import Config, check
 from mistral_ner.data.encode import Encoded, encode
 from mistral_ner.data.read import load_splits
 from mistral_ner.model import adapted, load_tokenizer, weight_files
@@ -58,43 +56,12 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
     """
     config = check(cfg)
     config.training.threads = _use_threads(config.training.threads)
-    with _alone(Path(config.output_dir)):
+    with files.alone(Path(config.output_dir)):
         progress = Progress.open(config)
         if not progress.finished:
             with _named_memory_errors(config):
                 _train(config, progress, report)
         return progress.best_value
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder for this training; the kernel lets go of it if the process dies.
-
-    A worker outlives its killed driver for some seconds: whoever goes on with its trial waits for it to be gone.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a")
-    except OSError:  # Progress says what is wrong with the folder
-        yield
-        return
-    with file:
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise UserError(
-                        f"another process trains in {folder}; fix: wait for its end, or output_dir=ANOTHER_FOLDER"
-                    ) from None
-                time.sleep(0.1)
-        yield
-
-
-LOCK = ".lock"
-_PATIENCE = 30.0  # seconds
 
 
 def prepare(config: Config) -> tuple[PreTrainedTokenizerFast, Encoded]:

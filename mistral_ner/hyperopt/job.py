@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import Trial
 
+from mistral_ner import files
 from mistral_ner.config import Config
 from mistral_ner.hyperopt.logs import trial_logs
 from mistral_ner.hyperopt.plan import Plan, saved_config, trial_name
@@ -17,7 +18,7 @@ from mistral_ner.hyperopt.samplers import pruner, quiet
 from mistral_ner.hyperopt.search_space import SearchSpace
 from mistral_ner.hyperopt.storage import STORAGE_URL, storage
 from mistral_ner.hyperopt.study import STARTED, any_reaches_target, record, spent_budget
-from mistral_ner.hyperopt.worker import Objective, default_objective
+from mistral_ner.hyperopt.worker import Objective, default_objective, described
 
 
 @dataclass
@@ -42,8 +43,11 @@ def run_job(config: Config, number: int, objective: Objective | None = None) -> 
         study_name=config.hyperopt.study_name, storage=storage(plan.folder, url), pruner=pruner(plan)
     )
     reporter = _Reporter(plan, study, number)
-    with trial_logs(folder):
-        (objective or default_objective())(saved_config(folder / "config.yaml"), reporter)
+    with trial_logs(folder), files.alone(folder):
+        try:
+            (objective or default_objective())(saved_config(folder / "config.yaml"), reporter)
+        except SystemExit as end:  # the trial's end, not that of the process that it runs in
+            return Ended(failure=described(end))
     return Ended(stopped=reporter.stopped)
 
 

@@ -170,8 +170,8 @@ def _created(plan: Plan, warm: list[FrozenTrial]) -> Study:
     study.set_user_attr(SPACE, plan.space.describe())
     for values in plan.enqueued:
         study.enqueue_trial(plan.space.encode(values))
-    study.set_user_attr(_MADE, True)
     _save_config(plan)  # from here on there is a study
+    study.set_user_attr(_MADE, True)
     return Study(plan, study, warm)
 
 
@@ -200,6 +200,7 @@ def _resumed(plan: Plan, warm: list[FrozenTrial]) -> Study:
         if values not in saved.hyperopt.enqueue:
             study.enqueue_trial(plan.space.encode(values))
     _save_config(plan)
+    study.set_user_attr(_MADE, True)  # a crash may have come between the config and this
     return Study(plan, study, warm)
 
 

@@ -90,9 +90,9 @@ class _Loop:
                 self._see(number)
 
     def _goes_on(self, number: int) -> bool:
-        """Whether a trial that was cut off has something left to run, by the reports that were not judged yet."""
-        self._shown[number] = len(self.study.reports_of(number))
-        if self.study.catch_up(number) and self.study.prunes(number):
+        """Whether a trial that was cut off has something left to run: it may have been cut off before its judgement."""
+        self.study.catch_up(number)
+        if len(self.study.reports_of(number)) < self.study.plan.reports_per_trial and self.study.prunes(number):
             self.watch.ended(self.study.end(number, stopped=True))
             return False
         self._shown[number] = len(self.study.reports_of(number))

@@ -56,7 +56,7 @@ def _tuner(plan: Plan, searcher: StudySearcher, resources: dict[str, float], obj
             scheduler=searcher.scheduler,
             num_samples=-1,  # the searcher says when it has no more
             reuse_actors=True,
-            trial_dirname_creator=_folder_name,
+            trial_dirname_creator=_only_folder,
             trial_name_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
@@ -71,6 +71,12 @@ def _tuner(plan: Plan, searcher: StudySearcher, resources: dict[str, float], obj
 
 def _folder_name(trial: Trial) -> str:
     return trial_name(trial.config["number"])
+
+
+def _only_folder(trial: Any) -> str:
+    """Have Ray use a trial's folder again when the trial goes on; it would make another one beside it."""
+    trial.relative_logdir = trial.storage.trial_dir_name = _folder_name(trial)
+    return str(trial.relative_logdir)
 
 
 class StudySearcher(DriverOnly, Searcher):

@@ -256,6 +256,9 @@ def _print(summary: Summary, study: Study) -> None:
             table.add_row(f"  {name}", shown(value))
         for row in summary.pareto or []:
             table.add_row("Pareto front", "  ".join(f"{name} {shown(value)}" for name, value in row.items()))
+    elif study.best_report is not None:
+        value, number = study.best_report
+        table.add_row(f"{summary.metric} so far", f"{value:.4f} (trial {number}, which is not whole)")
     if summary.final is not None:
         _add_final(table, summary.final, folder)
     if summary.best_config is not None:
@@ -264,7 +267,7 @@ def _print(summary: Summary, study: Study) -> None:
     table.add_row("results", folder)
     if (study.plan.folder / "report.html").exists():
         table.add_row("look at it", f"{folder}/report.html")
-    if summary.budget_spent:
+    if summary.budget_spent or study.interrupted:
         table.add_row("go on", "the same command with hyperopt.resume=true, or make resume")
     end = "interrupted" if study.interrupted else "completed" if summary.best_trial is not None else "found nothing"
     title = f"{summary.strategy} search {end}"

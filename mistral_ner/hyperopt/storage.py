@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 from mistral_ner.config import UserError
 from mistral_ner.files import redacted as redacted
@@ -107,6 +107,11 @@ def check_journal(path: Path) -> None:
     Raises:
         UserError: the damage is not at the end, so that more than the last event would be lost.
     """
+    with get_lock_file(_KernelLock(path)):  # a worker that outlives its killed leader may be writing
+        _check(path)
+
+
+def _check(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     bad = [number for number, line in enumerate(lines, 1) if not _is_whole(line)]
     if not bad:

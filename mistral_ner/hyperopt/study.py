@@ -31,8 +31,11 @@ SECONDS = "seconds"  # user attribute of a study: wall time of its earlier runs
 WORKER_DIED = "the worker process died (killed, or out of memory)"  # a reason
 
 # What may be over when the trial is tried again: a machine that went away, a disk or network that had a bad moment.
-_TRANSIENT = (WORKER_DIED, "OSError", "ConnectionError", "TimeoutError", "BlockingIOError", "BrokenPipeError")
-_OUT_OF_MEMORY = "OutOfMemoryError"
+_TRANSIENT = (
+    *(WORKER_DIED, "OSError", "TimeoutError", "BlockingIOError", "BrokenPipeError"),
+    *("ConnectionError", "ConnectionAbortedError", "ConnectionRefusedError", "ConnectionResetError"),
+)
+_OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 _ENOUGH_TRIALS = 6  # to judge by how many of them failed
 
 
@@ -76,20 +79,32 @@ class Study:
 
     def ask(self) -> Asked:
         """Return the next trial, with its config in its folder: one that was cut off, or a new one."""
+        if self._again:  # a worker that outlives its killed leader may still be at it
+            with files.alone(self.plan.folder / trial_name(self._again[0])):
+                pass
         with held():
             # seeded by the trial's number: a resumed search proposes what the unbroken one would have
-            self.optuna.sampler = sampler(self.plan, self._asked, self.warm)
+            self.optuna.sampler = sampler(self.plan, self._again[0] if self._again else self._asked, self.warm)
             if self._again:
                 trial, again = self._running[self._again.pop(0)], True
             else:
                 trial, again = self.optuna.ask(), False
                 self._running[trial.number] = trial
                 self._asked += 1
-            values = self.plan.space.suggest(trial)  # those that were proposed before it was cut off stay
             path = self.plan.folder / trial_name(trial.number) / "config.yaml"
+            if again and not path.exists():
+                self._draw_again(trial)
+            values = self.plan.space.suggest(trial)  # those that were proposed before it was cut off stay
             if not path.exists():
                 files.write_yaml(path, to_container(self.plan.trial_config(trial.number, values)))
             return Asked(trial.number, values, again)
+
+    def _draw_again(self, trial: Trial) -> None:
+        """Bring the sampler to where it was when a proposal was cut off after some of its parameters."""
+        cut = self._frozen(trial)
+        for name, distribution in cut.distributions.items():
+            if name not in {**trial._fixed_params, **trial.relative_params} and not distribution.single():
+                self.optuna.sampler.sample_independent(self.optuna, cut, name, distribution)
 
     def take(self, number: int) -> None:
         """Say that somebody works on a trial that was cut off, without :meth:`ask`."""
@@ -280,9 +295,9 @@ def spent_budget(plan: Plan, seconds: float, reports: int, reached: bool) -> str
 
 
 def reaches_target(plan: Plan, value: float) -> bool:
-    """Whether a value of the metric is as good as ``target``."""
+    """Whether a value of the metric is as good as ``target``; an infinite one is a fault, not a success."""
     target = plan.config.hyperopt.target
-    return target is not None and plan.sign * value >= plan.sign * target
+    return target is not None and math.isfinite(value) and plan.sign * value >= plan.sign * target
 
 
 def any_reaches_target(plan: Plan, values: Iterable[float]) -> bool:

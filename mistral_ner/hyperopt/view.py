@@ -122,7 +122,7 @@ class View:
         """A trial runs, from the reports it has made before."""
         self.curves[number] = dict(curve)
 
-    def reported(self, number: int, report: int, value: float, best: tuple[float, int], reports: int) -> None:
+    def reported(self, number: int, report: int, value: float, best: tuple[float, int] | None, reports: int) -> None:
         """A trial made a report; ``reports`` is how many all trials have made."""
         self.curves[number] = {**self.curves.get(number, {}), report: value}
         self.best, self.reports = best, reports

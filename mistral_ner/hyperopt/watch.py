@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from types import TracebackType
 
@@ -65,18 +66,19 @@ class Watch:
 
     def reported(self, number: int, report: int, value: float) -> None:
         """A trial made a report."""
-        if self.best is None or self.plan.sign * value > self.plan.sign * self.best[0]:
+        if math.isfinite(value) and (self.best is None or self.plan.sign * value > self.plan.sign * self.best[0]):
             self.best = (value, number)
+        best = "none" if self.best is None else f"{self.best[0]:.4f} (trial {self.best[1]})"
         if self._view is not None:
             self._view.reported(number, report, value, self.best, self.study.reports)
         log.info(
-            "trial %-3d report %d/%d  %s %.4f | best %.4f (trial %d) | %d of %d trials ended, %d reports",
+            "trial %-3d report %d/%d  %s %.4f | best %s | %d of %d trials ended, %d reports",
             number,
             report,
             self.plan.reports_per_trial,
             self.plan.config.hyperopt.metric,
             value,
-            *self.best,
+            best,
             self.ended_trials,
             self.plan.config.hyperopt.num_trials,
             self.study.reports,

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from mistral_ner import files
 from mistral_ner.config import Config
 from mistral_ner.hyperopt.logs import trial_logs
 
@@ -33,8 +34,9 @@ def run_trial(trial: dict[str, Any], objective: Objective | None = None) -> None
 
             reporter = _Reporter(trial["metric"])
             config = saved_config(folder / "config.yaml")
-            (objective or default_objective())(config, reporter)
-        except Exception as error:
+            with files.alone(folder):
+                (objective or default_objective())(config, reporter)
+        except (Exception, SystemExit) as error:
             log.exception("the trial failed")
             tune.report({FAILURE: described(error)})
             return

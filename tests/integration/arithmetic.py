@@ -48,16 +48,11 @@ def arithmetic(seconds: float = 0.0, breaks: str = "") -> Any:
                 value = float("nan")
             if breaks == "raises" and rate > 1e-2:
                 raise ValueError("too high a rate")
-            if breaks == "silent" and rate > 1e-2:
-                return
             metrics = {"eval_f1": value, "eval_seconds": float(config.model.lora_r)}
-            if breaks == "other" and rate > 1e-2:
-                metrics = {"eval_loss": 1.0}
             with (folder / "calls.txt").open("a") as calls:
                 calls.write(f"{number}\n")
-            if "eval_f1" in metrics:
-                progress.reports.append({"report": number, **metrics})
-                progress._write()
+            progress.reports.append({"report": number, **metrics})
+            progress._write()
             if report(number, metrics):
                 return
 

@@ -105,28 +105,6 @@ def test_a_finished_study_is_extended(tmp_path: Path, strategy: str) -> None:
     assert [trial.intermediate_values for trial in extended] == [trial.intermediate_values for trial in whole]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(
-    ("breaks", "reason"),
-    [
-        ("nan", "eval_f1 is not finite"),
-        ("raises", "ValueError: too high a rate"),
-        ("silent", "ended without a report of eval_f1"),
-        ("other", "KeyError: no report has the metric 'eval_f1'; there are: eval_loss"),
-    ],
-)
-def test_broken_trials_fail_with_their_reason(tmp_path: Path, strategy: str, breaks: str, reason: str) -> None:
-    summary, trials = run(tmp_path, strategy, arithmetic(breaks=breaks), num_trials=10, max_failure_rate=1)
-    broken = [trial for trial in trials if trial.params["learning_rate"] > 1e-2]
-    assert broken, "the seed gives some"
-    assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == [t.number for t in broken]
-    assert {
-        trial.user_attrs["reason"].rpartition(", eval_seconds")[0] or trial.user_attrs["reason"] for trial in broken
-    } == {reason}
-    assert summary.failures == {reason: len(broken)}
-    assert summary.n_complete + summary.n_pruned == 10 - len(broken)
-
-
 @pytest.mark.parametrize("strategy", ["combined", "random"])
 def test_too_many_failures_end_the_search(tmp_path: Path, strategy: str) -> None:
     made = config(tmp_path, strategy, num_trials=30, enqueue_default=False)
