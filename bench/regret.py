@@ -60,8 +60,12 @@ class Table:
 
     def curve(self, values: dict[str, Any]) -> np.ndarray:
         """Return the metric at each report, shape (reports,)."""
+        return np.asarray(self.curves[self.nearest(values)])
+
+    def nearest(self, values: dict[str, Any]) -> int:
+        """Return the recorded setting that is nearest."""
         distance = ((self.points - np.array(self.unit(values))) ** 2).sum(axis=1)
-        return np.asarray(self.curves[distance.argmin()])
+        return int(distance.argmin())
 
 
 def main() -> None:

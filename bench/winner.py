@@ -36,10 +36,16 @@ SETS: dict[str, dict[str, Any]] = {
             "dev": "wnut17/emerging.dev.conll",
             "test": "wnut17/emerging.test.annotated",
         },
-        "overrides": ["data.max_train_sentences=800", "data.max_dev_sentences=300", "hyperopt.num_trials=8"],
+        "overrides": ["data.max_train_sentences=500", "data.max_dev_sentences=200", "hyperopt.num_trials=8"],
     },
 }
-SHARED = ["model=minilm", "hyperopt.max_concurrent=2", "hyperopt.final.top_k=2", "hyperopt.final.seeds=2"]
+SHARED = [
+    "model=minilm",
+    "hyperopt.max_concurrent=1",
+    "training.threads=1",
+    "hyperopt.final.top_k=2",
+    "hyperopt.final.seeds=2",
+]
 
 
 def main() -> None:

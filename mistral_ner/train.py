@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from mistral_ner.model import adapted, load_tokenizer, weight_files
 from mistral_ner.prefix import Prefix, frozen_prefix
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
+from mistral_ner.tracking import tracked
 from mistral_ner.trainer import Evaluation, NerTrainer, Report, Reporter, TrainingError
 
 __all__ = ["Report", "TrainingError", "fit", "prepare"]
@@ -96,9 +96,10 @@ def _train_on(config: Config, progress: Progress, reporter: Reporter) -> None:
     with _quiet_libraries(), _light_collections(), ExitStack() as stack:
         model = stack.enter_context(adapted(config.model, data.labels, config.seed, len(tokenizer)))
         prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
+        trackers = stack.enter_context(tracked(config))
         trainer = NerTrainer(
             model=model,
-            args=_arguments(config, reporter.schedule),
+            args=_arguments(config, reporter.schedule, trackers),
             train_dataset=prefix.train if prefix else data.rows("train"),
             evaluation=_evaluation(config, data, "dev", prefix.dev if prefix else None),
             pad_id=pad_id,
@@ -123,8 +124,7 @@ def _evaluation(config: Config, data: Encoded, split: str, rows: Any = None) -> 
     return Evaluation(rows or data.rows(split), gold, lengths, data.labels, config.training.eval_batch_tokens)
 
 
-def _arguments(config: Config, schedule: Schedule) -> TrainingArguments:
-    _name_trackers(config)
+def _arguments(config: Config, schedule: Schedule, trackers: list[str]) -> TrainingArguments:
     training = config.training
     precision = _precision(training.precision)
     return TrainingArguments(
@@ -144,18 +144,12 @@ def _arguments(config: Config, schedule: Schedule) -> TrainingArguments:
         eval_strategy="no",  # Reporter says when to evaluate, log and save
         save_strategy="no",
         logging_strategy="no",
-        report_to=[] if config.tracking.report_to == "none" else [config.tracking.report_to],
+        report_to=trackers,
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def _name_trackers(config: Config) -> None:
-    """Tell the trackers, which read it from the environment, where a run belongs."""
-    os.environ["WANDB_PROJECT"] = os.environ["MLFLOW_EXPERIMENT_NAME"] = config.tracking.project
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(config.output_dir) / "runs")
 
 
 def _precision(wanted: str) -> str:

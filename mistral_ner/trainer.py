@@ -143,6 +143,8 @@ class Reporter(TrainerCallback):
         if not math.isfinite(value):
             raise TrainingError(f"non-finite {self.progress.metric} ({value}) at step {state.global_step}")
         self.metrics = metrics
+        assert self.trainer is not None
+        self.trainer.log({"loss": self.train_loss, "learning_rate": self.trainer._get_learning_rate()})  # for trackers
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Make the report count, then tell it; from here on it is never made again."""

@@ -37,7 +37,7 @@ def write_final(plan: Plan, final: Final) -> str:
     name, value = settings_name(asdict(winner)), _metric(plan, winner.dev[str(final.seed)])
     if len(final.settings) == 1 and final.seeds == [plan.config.seed]:
         return _write(plan, config, f"{name}, the best single trial: {value}")
-    return _write(plan, config, f"the winner of the final trainings ({name}), seed {final.seed}: {value}")
+    return _write(plan, config, f"the winner of the final trainings, {name}, with seed {final.seed}: {value}")
 
 
 def what_it_is(folder: Path) -> str:

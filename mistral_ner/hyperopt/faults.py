@@ -11,6 +11,7 @@ from typing import Any
 from mistral_ner import config as schema
 from mistral_ner.config import Config, Fault, nearest
 from mistral_ner.hyperopt.search_space import SearchSpace, at_extremes
+from mistral_ner.tracking import tracker_fault
 
 
 def uses_asha(config: Config) -> bool:
@@ -50,6 +51,7 @@ def search_faults(config: Config, space: SearchSpace) -> list[Fault]:
         *_enqueue_faults(config, space),
         *_space_faults(config, space),
         *_full_tuning_faults(config, space),
+        *filter(None, [tracker_fault(config.tracking)]),
     ]
 
 

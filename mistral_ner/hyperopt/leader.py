@@ -24,6 +24,7 @@ from mistral_ner.hyperopt.samplers import pruner, quiet, sampler
 from mistral_ner.hyperopt.search_space import parse
 from mistral_ner.hyperopt.storage import JOURNAL, check_journal, redacted, storage
 from mistral_ner.hyperopt.study import SECONDS, STARTED, Study
+from mistral_ner.tracking import prepare_tracker
 
 SPACE = "search_space"  # user attribute of a study: its search space as text by parameter
 _MADE = "made"  # user attribute of a study whose making was not cut off
@@ -57,6 +58,7 @@ def lead(plan: Plan) -> Iterator[Study]:
     if not made and plan.config.hyperopt.resume:
         raise UserError(_nothing_to_resume(plan))
     warm = warm_trials(plan)
+    prepare_tracker(plan.config.tracking)
     quiet()
     plan.folder.mkdir(parents=True, exist_ok=True)
     with _lock(plan.folder, plan.config.hyperopt.study_name):

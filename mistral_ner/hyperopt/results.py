@@ -26,6 +26,7 @@ from mistral_ner.hyperopt.final import Candidate, Final, finalise, keep
 from mistral_ner.hyperopt.plan import Plan, train_again
 from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
+from mistral_ner.hyperopt.tracked import track_search
 from mistral_ner.hyperopt.watch import shown
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Summary:
     wall_s: float
     budget_spent: str | None  # which budget ended the search before its last trial
     failures: dict[str, int]  # reasons and how often
+    note: str | None = None  # what is unusual about it, in words
     best_config: str | None = None  # what best_config.yaml holds, in words
     pareto: list[dict[str, Any]] | None = None  # of two metrics: the trials that none beats in both
     final: dict[str, Any] | None = None  # final/final.json
@@ -132,12 +134,16 @@ def _written(study: Study) -> Summary:
 
 
 def _report(study: Study, summary: Summary) -> None:
-    if study.interrupted is not None:
-        return  # who interrupts wants to leave
     try:
         report.write(study, asdict(summary))
     except Exception:  # the results are on disk, and worth more than their picture
         log.warning("report.html could not be written", exc_info=True)
+    if study.interrupted is not None:
+        return  # it goes on, and is tracked at its end
+    try:
+        track_search(study, asdict(summary))
+    except Exception as error:
+        log.warning("the search is not tracked: %s", error)
 
 
 def summarise(study: Study) -> Summary:
@@ -156,7 +162,7 @@ def summarise(study: Study) -> Summary:
     for trial in by_state[TrialState.FAIL]:
         reason = str(trial.user_attrs.get(REASON, "unknown"))
         failures[reason] = failures.get(reason, 0) + 1
-    return Summary(
+    summary = Summary(
         study_name=hyperopt.study_name,
         strategy=hyperopt.strategy,
         metric=hyperopt.metric,
@@ -176,6 +182,22 @@ def summarise(study: Study) -> Summary:
         failures=failures,
         pareto=_pareto(study),
     )
+    summary.note = _note(summary)
+    return summary
+
+
+def _note(summary: Summary) -> str | None:
+    if not summary.n_trials:
+        return "No trial has started yet."
+    if summary.n_failed == summary.n_trials:
+        return f"All {summary.n_trials} trials failed: there is no winner."
+    if summary.best_trial is None and summary.n_unfinished:
+        return "No trial has completed yet, so there is no winner."
+    if summary.best_trial is None:
+        return "No trial completed: each was stopped early or failed, so there is no winner."
+    if summary.n_unfinished:
+        return f"{summary.n_unfinished} trials are unfinished: the search is running or was cut off."
+    return "There is one trial: nothing to compare it with." if summary.n_trials == 1 else None
 
 
 def best_of(plan: Plan, trial: FrozenTrial) -> tuple[int, float]:
@@ -248,6 +270,8 @@ def _print(summary: Summary, study: Study) -> None:
     table.add_row("time", f"{summary.wall_s:.0f} s")
     if summary.budget_spent:
         table.add_row("ended early", summary.budget_spent)
+    if summary.note is not None:
+        table.add_row("note", summary.note)
     for reason, count in summary.failures.items():
         table.add_row("failed", f"{count} x {reason}")
     if summary.best_trial is not None:

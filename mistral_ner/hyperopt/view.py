@@ -33,8 +33,27 @@ def time_left(spent: float, trials_ended: int, num_trials: int) -> float | None:
     return spent / trials_ended * max(0, num_trials - trials_ended) if trials_ended >= 2 else None
 
 
+class NoView:
+    """What is drawn where there is no terminal: nothing."""
+
+    def __enter__(self) -> NoView:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        pass
+
+    def started_trial(self, number: int, curve: dict[int, float]) -> None:
+        """A trial runs, from the reports it has made before."""
+
+    def reported(self, number: int, report: int, value: float, best: tuple[float, int], reports: int) -> None:
+        """A trial made a report; ``reports`` is how many all trials have made."""
+
+    def ended(self, number: int, state: str | None) -> None:
+        """A trial is over, or waits: ``state`` is None."""
+
+
 @dataclass
-class View:
+class View(NoView):
     """A context manager that keeps the view at the foot of the terminal; ``seconds`` returns the time so far."""
 
     plan: Plan

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.samplers import remark
 from mistral_ner.hyperopt.study import FAILURES, REASON, Asked, Study
-from mistral_ner.hyperopt.view import View
+from mistral_ner.hyperopt.view import NoView, View
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Watch:
         self.ended_trials = study.ended
         self.best = study.best_report  # value, trial
         self._handler: logging.Handler | None = None
-        self._view = _view(study) if sys.stdout.isatty() else None
+        self._view = _view(study) if sys.stdout.isatty() else NoView()
 
     def __enter__(self) -> Watch:
         if self.plan.config.hyperopt.log_to_file:
@@ -46,21 +46,18 @@ class Watch:
         )
         if (said := remark(self.plan)) is not None:
             log.warning(said)
-        if self._view is not None:
-            self._view.__enter__()
+        self._view.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._view is not None:
-            self._view.__exit__(kind, error, None)
+        self._view.__exit__(kind, error, None)
         if self._handler is not None:
             logging.getLogger("mistral_ner").removeHandler(self._handler)
             self._handler.close()
 
     def asked(self, asked: Asked) -> None:
         """A trial was proposed."""
-        if self._view is not None:
-            self._view.started_trial(asked.number, self.study.reports_of(asked.number) if asked.again else {})
+        self._view.started_trial(asked.number, self.study.reports_of(asked.number) if asked.again else {})
         settings = "  ".join(f"{name}={shown(value)}" for name, value in asked.values.items())
         log.info("trial %-3d %s         %s", asked.number, "goes on" if asked.again else "starts ", settings)
 
@@ -69,8 +66,7 @@ class Watch:
         if math.isfinite(value) and (self.best is None or self.plan.sign * value > self.plan.sign * self.best[0]):
             self.best = (value, number)
         best = "none" if self.best is None else f"{self.best[0]:.4f} (trial {self.best[1]})"
-        if self._view is not None:
-            self._view.reported(number, report, value, self.best, self.study.reports)
+        self._view.reported(number, report, value, self.best, self.study.reports)
         log.info(
             "trial %-3d report %d/%d  %s %.4f | best %s | %d of %d trials ended, %d reports",
             number,
@@ -86,8 +82,7 @@ class Watch:
 
     def ended(self, trial: FrozenTrial) -> None:
         """A trial is over, or waits to go on."""
-        if self._view is not None:
-            self._view.ended(trial.number, ENDS.get(trial.state))
+        self._view.ended(trial.number, ENDS.get(trial.state))
         if trial.state == TrialState.RUNNING:
             failures = trial.user_attrs.get(FAILURES)
             what = "was cut off" if self.study.spent or not failures else f"is tried again: {failures[-1]}"

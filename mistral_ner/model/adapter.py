@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,9 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     bare.dropout += without_dropout(base, frozen)
     if model.bidirectional:
         _uncover(base)
-    with fixed_rng(seed):
+    with fixed_rng(seed), warnings.catch_warnings():
+        # peft reads a property of transformers under its old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
         attached = cast(PeftModel, get_peft_model(base, _lora_config(model, targets, bare.head_name, layers)))
     if model.gradient_checkpointing:

@@ -321,6 +321,7 @@ def test_ended_from_outside_then_resumed(tmp_path: Path, strategy: str, how: str
         assert "interrupted" in output
         assert f"ended early  interrupted ({how})" in " ".join(output.split()).replace("ended early ", "ended early  ")
         assert json.loads((tmp_path / "s" / "summary.json").read_text())["budget_spent"] == f"interrupted ({how})"
+        assert f"ended early: interrupted ({how})" in (tmp_path / "s" / "report.html").read_text()
     again = start(tmp_path, strategy, resume=True, seconds=0)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output

@@ -108,8 +108,8 @@ def test_the_best_config_is_the_winners_and_trains_to_the_final_models_number(
     text = (made.folder / "best_config.yaml").read_text()
     winner, value = final["settings"][0], final["settings"][0]["dev"][str(final["seed"])]
     what = text.splitlines()[1].removeprefix("# ")
-    assert what.startswith("the winner of the final trainings (")
-    assert what.endswith(f"), seed {final['seed']}: eval_f1 {value:.4f} at its best report")
+    assert what.startswith("the winner of the final trainings, ")
+    assert what.endswith(f", with seed {final['seed']}: eval_f1 {value:.4f} at its best report")
     assert json.loads((made.folder / "summary.json").read_text())["best_config"] == what
     assert f"Train {what}:".replace("'", "&#x27;") in (made.folder / "report.html").read_text()
     assert (made.folder.parent / "copy.yaml").read_text() == text

@@ -26,6 +26,7 @@ from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.hyperopt.report.__main__ import written
 from mistral_ner.hyperopt.report.figures import study_figures
 from mistral_ner.hyperopt.report.rows import gather
+from mistral_ner.hyperopt.report.settings import _scored_study
 from mistral_ner.hyperopt.results import summarise
 from mistral_ner.hyperopt.view import View, sparkline, time_left
 
@@ -106,6 +107,11 @@ def test_stopped_trials_count_for_the_importance(finished: Path) -> None:
     figure = next(figure for figure in study_figures(rows) if figure.name == "importance")
     shares = dict(zip(figure.data[0]["y"], figure.data[0]["x"], strict=True))
     assert sum(shares.values()) == pytest.approx(1)
+    scored, reports = _scored_study(rows)
+    assert reports == min(len(trial.values) for trial in rows.trials) < 3
+    assert f"All are compared at report {reports}" in figure.about
+    for trial in scored.trials:  # by what it was worth then, whether it was stopped or not
+        assert trial.value == pytest.approx(reports / 3 * 0.1 / (0.1 + abs(trial.params["learning_rate"] - 1e-2)))
     assert shares["learning_rate"] > 0.2, "it decides all; eight trials do not tell more"
 
 
@@ -115,6 +121,7 @@ def test_a_study_of_failures_says_so_and_escapes_their_reasons(tiny: dict[str, A
         search(made, fail)
     page, figures = read(made.folder)
     assert "All 3 trials failed" in page
+    assert "All 3 trials failed" in json.loads((made.folder / "summary.json").read_text())["note"]
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;&amp;&lt;b&gt;" in page
     assert [figure["name"] for figure in figures] == ["timeline"]
 
@@ -125,6 +132,24 @@ def test_one_trial_of_one_parameter(tiny: dict[str, Any], tmp_path: Path) -> Non
     page, _ = read(made.folder)
     assert "nothing to compare it with" in page
     assert "takes two trials with a report" in page
+    assert "one parameter is searched" in page
+    assert "nothing to compare it with" in json.loads((made.folder / "summary.json").read_text())["note"]
+
+
+def stop_all(config: Config, tell: Any) -> None:
+    tell(1, {"eval_f1": 0.5})
+
+
+def test_a_study_without_a_completed_trial(tiny: dict[str, Any], tmp_path: Path) -> None:
+    made = plan(tiny, tmp_path, num_trials=3)
+    with pytest.raises(UserError, match=r"no trial of s completed \(all were stopped early\)"):
+        search(made, stop_all)
+    page, figures = read(made.folder)
+    note = "No trial completed: each was stopped early or failed, so there is no winner."
+    assert note in page
+    assert json.loads((made.folder / "summary.json").read_text())["note"] == note
+    assert "history" in {figure["name"] for figure in figures}
+    assert "best_config.yaml" not in page
 
 
 def test_an_empty_study_and_one_that_runs_are_only_read(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -27,17 +27,17 @@ CONF = ROOT / "conf"
 COUNTS = {
     "": 1,
     "budget": 2,
-    "data": 5,
+    "data": 4,
     "debug": 2,
-    "hyperopt": 6,
-    "model": 7,
+    "hyperopt": 5,
+    "model": 6,
     "search_space": 5,
     "tracking": 4,
     "training": 1,
 }
 SEARCHES = ("asha", "combined", "optuna", "random")
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
-OPTIONS = [name.removesuffix(".yaml").split("/") for name in FILES if "/" in name and not name.endswith("/base.yaml")]
+OPTIONS = [name.removesuffix(".yaml").split("/") for name in FILES if "/" in name]
 
 # What a selected option needs beside it: no file of ours can know where a person's sentences lie.
 NEEDS = {("data", "files"): ["data.train_file=train.txt"]}
@@ -72,10 +72,8 @@ def test_begins_with_the_command_that_runs_it(name: str) -> None:
             break
         comments.append(line)
     assert comments, "the first line must be a comment"
-    if name.startswith(("hyperopt/", "debug/")) and name != "hyperopt/base.yaml" and _is_global(name):
+    if name.startswith(("hyperopt/", "debug/")) and _is_global(name):
         assert comments.pop(0) == "# @package _global_"
-    if name.endswith("/base.yaml"):
-        return
     head = "\n".join(comments)
     assert re.search(r"(python launch\.py|make [a-z]+)", head), "the head must hold the command that runs it"
     if "/" in name and not name.startswith(("budget/", "training/")) and name != "hyperopt/none.yaml":
@@ -94,14 +92,9 @@ def test_every_option_is_a_valid_config(compose: Any, group: str, option: str) -
     assert config is not None
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("/base.yaml")])
-def test_base_files_are_used(name: str) -> None:
-    """They are composed through the files beside them."""
-    folder = CONF / name.rpartition("/")[0]
-    users = [
-        path for path in folder.glob("*.yaml") if re.search(r"- (base$|/\w+/base@)", path.read_text(), re.MULTILINE)
-    ]
-    assert len(users) >= 2
+def test_every_file_can_be_chosen() -> None:
+    """Hydra offers each file in --help and to the shell: none may be a part that only other files use."""
+    assert [name for name in FILES if "base" in name] == []
 
 
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "search_space"])

@@ -359,7 +359,7 @@ def test_crossner(domain: str) -> None:
 
 
 def test_conf_files_know_exactly_the_keys_of_the_schema() -> None:
-    base = OmegaConf.load(CONF / "base.yaml")
+    base = OmegaConf.load(CONF / "sample.yaml")
     defaults = OmegaConf.to_container(OmegaConf.structured(DataConfig))
     assert isinstance(defaults, dict)
     assert set(base) == set(defaults)
@@ -367,16 +367,15 @@ def test_conf_files_know_exactly_the_keys_of_the_schema() -> None:
         k: v for k, v in defaults.items() if k != "cache_dir"
     }
     found = sorted(path.stem for path in CONF.glob("*.yaml"))
-    assert found == ["base", "conll2003", "files", "sample", "wnut17"]
-    for name in found[1:]:
+    assert found == ["conll2003", "files", "sample", "wnut17"]
+    for name in found:
         text = (CONF / f"{name}.yaml").read_text()
-        if name != "base":
-            assert text.startswith(f"# python launch.py data={name}")
-            assert set(OmegaConf.create(text)) - {"defaults"} <= set(defaults)
+        assert text.startswith(f"# python launch.py data={name}")
+        assert set(OmegaConf.create(text)) - {"defaults"} <= set(defaults)
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = OmegaConf.load(CONF / "base.yaml")
+    base = OmegaConf.load(CONF / "sample.yaml")
     monkeypatch.delenv("MISTRAL_NER_CACHE", raising=False)
     assert base["cache_dir"] == DataConfig().cache_dir
     monkeypatch.setenv("MISTRAL_NER_CACHE", "/somewhere")

@@ -109,18 +109,8 @@ def _nav(figures: list[Figure]) -> str:
 
 def _note(rows: StudyRows) -> str:
     """What is unusual about this study, in words."""
-    summary, said = rows.summary, ""
-    if not summary["n_trials"]:
-        said = "No trial has started yet: this page is empty for that reason."
-    elif summary["n_failed"] == summary["n_trials"]:
-        said = f"All {summary['n_trials']} trials failed; the reasons are below."
-    elif rows.best is None:
-        said = "No trial has completed yet, so there is no winner."
-    elif summary["n_unfinished"]:
-        said = f"{summary['n_unfinished']} trials are unfinished: the search is running or was cut off."
-    elif summary["n_trials"] == 1:
-        said = "There is one trial: nothing to compare it with."
-    return f'<p class="note">{text(said)}</p>' if said else ""
+    note = rows.summary["note"]
+    return f'<p class="note">{text(note)}</p>' if note else ""
 
 
 def _share_saved(rows: StudyRows) -> float:

@@ -67,12 +67,15 @@ def _name(value: object) -> str:
 def importance(rows: StudyRows) -> Figure:
     """How much of the metric's variance each parameter explains."""
     name, title = "importance", "Parameter importance"
+    study, reports = _scored_study(rows)
+    budget = "their whole budget" if reports == rows.reports_per_trial else f"report {reports}, which all had reached"
     about = (
-        "Optuna's fANOVA: the share of the metric's variance that a parameter explains. Trials that were stopped early "
-        "count too, each with its best report until then; without them only the settings that did well would be asked. "
-        "Parameters that are only sometimes in play are left out."
+        "Optuna's fANOVA: the share of the metric's variance that a parameter explains. Stopped trials count too: "
+        f"without them only the settings that did well would be asked. All are compared at {budget}, so that none "
+        "looks worse for having been stopped. Parameters that are only sometimes in play are left out."
     )
-    study = _scored_study(rows)
+    if len(rows.kinds) < 2:
+        return Figure(name, title, about, missing="one parameter is searched, and explains all there is")
     if len(study.trials) < _ENOUGH_FOR_IMPORTANCE or len({trial.value for trial in study.trials}) < 2:
         return Figure(name, title, about, missing=f"takes {_ENOUGH_FOR_IMPORTANCE} trials of different values")
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -97,17 +100,22 @@ def importance(rows: StudyRows) -> Figure:
     return Figure(name, title, about, [bars], {**layout, "height": 120 + 34 * len(names)})
 
 
-def _scored_study(rows: StudyRows) -> optuna.Study:
-    """An in-memory study of all trials with a report, as if each had ended at its best."""
+def _scored_study(rows: StudyRows) -> tuple[optuna.Study, int]:
+    """Return an in-memory study of the trials that ended, each with its best value until one report, and that report.
+
+    It is the last one that all of them made.
+    """
     study = optuna.create_study(direction="maximize" if rows.sign > 0 else "minimize")
-    bests = {trial.number: trial.best for trial in rows.trials}
+    values = {t.number: t.values for t in rows.trials if t.values and t.state in ("completed", "stopped early")}
+    common = min((max(made) for made in values.values()), default=rows.reports_per_trial)
     for trial in rows.frozen:
-        value = bests[trial.number]
-        if value is not None and trial.state != optuna.trial.TrialState.FAIL:
+        made = [value for report, value in values.get(trial.number, {}).items() if report <= common]
+        if made:
+            best = max(made, key=lambda value: rows.sign * value)
             study.add_trial(
-                optuna.trial.create_trial(value=value, params=trial.params, distributions=trial.distributions)
+                optuna.trial.create_trial(value=best, params=trial.params, distributions=trial.distributions)
             )
-    return study
+    return study, common
 
 
 def slices(rows: StudyRows) -> Figure:
