@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BASH = "\n".join(re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
 LAUNCHES = re.findall(r"^python launch\.py.*$", BASH, re.MULTILINE)
-REAL_STUDY = [line for line in LAUNCHES if "--config-dir" in line]  # test_launch.py runs that one
+REAL_STUDY = [line for line in LAUNCHES if "--config-dir" in line]
+FIVE = re.findall(r"in five commands.*?\n```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0].splitlines()
 
 
 def test_the_smallest_whole_run_is_within_the_first_thirty_lines() -> None:
@@ -49,6 +52,34 @@ def test_command_is_understood(tmp_path: Path, toy_files: dict[str, str], line: 
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "multirun").exists()
+
+
+@pytest.mark.timeout(600)
+def test_the_five_commands_of_a_new_user_run_as_printed(tmp_path: Path) -> None:
+    assert len(FIVE) == 5
+    for name in ("conf", "mistral_ner"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("launch.py", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "MISTRAL_NER_CACHE": str(tmp_path / "cache")}
+    said = []
+    for line in FIVE:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        assert "Warning" not in done.stderr, f"{line}\n{done.stderr}"
+        said.append(done.stdout)
+    study = tmp_path / "multirun/first"
+    final = json.loads((study / "summary.json").read_text())["final"]
+    assert "combined search completed" in said[0]
+    assert said[1].strip() == "multirun/first/report.html"
+    again = json.loads((tmp_path / "outputs/first/checkpoint.json").read_text())["best_value"]
+    assert again == final["settings"][0]["dev"][str(final["seed"])], "the third trains the final model again"
+    tagged = json.loads(said[3])
+    assert tagged["text"] == "Ada Lovelace was born in London."
+    assert {entity["text"] for entity in tagged["entities"]} & {"Ada Lovelace", "London"}
+    lines = [json.loads(line)["text"] for line in (tmp_path / "entities.jsonl").read_text().splitlines()]
+    assert lines == README.splitlines()
 
 
 def test_the_tree_names_what_there_is() -> None:

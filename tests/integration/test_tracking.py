@@ -132,7 +132,7 @@ TRAINING = {
     "tensorboard": {"args/text_summary"},
 }
 SEARCH = {
-    "wandb": {"search/trials", "s-best_config", "group s"},
+    "wandb": {"search/trials.sha256", "s-best_config", "group s"},
     "mlflow": {"trials.csv", "best_config.yaml", "group s"},
     "tensorboard": {"search/trials/text_summary", "search/best_config/text_summary", "search/summary/text_summary"},
 }

@@ -50,7 +50,7 @@ def history(rows: StudyRows) -> Figure:
 
 def curves(rows: StudyRows) -> Figure:
     """Metric by report, with a cross where a trial was stopped."""
-    rungs = f" ASHA compares at reports {_and(rows.rungs)} (dotted)." if rows.rungs else ""
+    rungs = f" ASHA compares at report {_and(rows.rungs)} (dotted)." if rows.rungs else ""
     about = f"The metric at each report; a cross is where a trial was stopped early.{rungs}"
     shown_trials = [trial for trial in rows.trials if trial.values]
     if not shown_trials:
@@ -58,7 +58,7 @@ def curves(rows: StudyRows) -> Figure:
     best = rows.best.number if rows.best else None
     data, named = [], set()
     for trial in sorted(shown_trials, key=lambda trial: trial.number == best):
-        label = "winner" if trial.number == best else trial.state
+        label = "best trial" if trial.number == best else trial.state
         colour = "@accent" if trial.number == best else STATE_COLOURS[trial.state]
         reports = sorted(trial.values)
         stopped = trial.state == "stopped early"
@@ -161,7 +161,7 @@ def per_type(rows: StudyRows) -> Figure:
     layout = axes("score", "")
     layout["yaxis"].update(type="category", automargin=True)
     layout["xaxis"]["range"] = [0, 1]
-    return Figure("per_type", title, about, data, {**layout, "height": 150 + 60 * len(types), "barmode": "group"})
+    return Figure("per_type", title, about, data, {**layout, "height": 150 + 44 * len(types), "barmode": "group"})
 
 
 def versus(studies: list[StudyRows]) -> list[Figure]:

@@ -120,8 +120,13 @@ def _share_saved(rows: StudyRows) -> float:
 def _tiles(rows: StudyRows) -> str:
     summary = rows.summary
     best = "none" if rows.best is None else f"{summary['best_value']:.4f}"
+    said = f"best {rows.metric} on dev" + ("" if rows.best is None else f", trial {rows.best.number}")
+    if rows.final and rows.final.get("settings"):
+        winner, seeds = rows.final["settings"][0], len(rows.final["seeds"])
+        said = f"{rows.metric} of the winner on dev, mean of {seeds} seeds; best single trial {best}"
+        best = f"{winner['dev_mean']:.4f}"
     tiles = [
-        (best, f"best {rows.metric} on dev" + ("" if rows.best is None else f", trial {rows.best.number}")),
+        (best, said),
         (f"{_share_saved(rows):.0%}", f"of the reports saved: {summary['reports_run']} of {summary['reports_full']}"),
         (str(summary["n_trials"]), f"trials: {_counts(rows)}"),
         (_duration(summary["wall_s"]), "wall time"),
@@ -174,7 +179,7 @@ def _final(final: dict[str, Any], metric: str) -> str:
         for place, one in enumerate(settings)
     ]
     head = ["", "settings", f"mean {metric} on dev", "F1 on dev (95% interval)", "F1 on test (95% interval)"]
-    table = _table([*head, f"{metric} in the search", "worse than the winner"], lines)
+    table = _table([*head, f"{metric} in the search", "worse than the winner"], lines, long=6)
     chosen = [[name, shown(value)] for one in settings[:1] for name, value in one["params"].items()]
     return table + _table(["setting", "value"], chosen)
 

@@ -40,7 +40,10 @@ def _dimension(parameter: str, axis: str, trials: list[TrialRow]) -> dict[str, A
     raw = [trial.params.get(parameter) for trial in trials]
     known = [value for value in raw if value is not None]
     if axis == "category" or len(known) < len(raw) or not all(isinstance(value, int | float) for value in known):
-        names = sorted({_name(value) for value in raw})
+        numbers = all(isinstance(value, int | float) for value in known)
+        # as numbers, not as text: 4 comes before 16
+        names = list(dict.fromkeys(map(_name, sorted(known, key=None if numbers else str))))
+        names += [_name(None)] * (len(known) < len(raw))
         ticks = list(range(len(names)))
         values = [names.index(_name(value)) for value in raw]
         # a setting that is seldom in play may have too many values for ticks
