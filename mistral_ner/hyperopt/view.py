@@ -45,7 +45,7 @@ class NoView:
     def started_trial(self, number: int, curve: dict[int, float]) -> None:
         """A trial runs, from the reports it has made before."""
 
-    def reported(self, number: int, report: int, value: float, best: tuple[float, int], reports: int) -> None:
+    def reported(self, number: int, report: int, value: float, best: tuple[float, int] | None, reports: int) -> None:
         """A trial made a report; ``reports`` is how many all trials have made."""
 
     def ended(self, number: int, state: str | None) -> None:
