@@ -129,8 +129,10 @@ def _mlflow(project: str, folder: Path, name: str, group: str | None, config: di
     with _quiet_mlflow():
         mlflow.set_experiment(project)
         with mlflow.start_run(run_name=name, nested=mlflow.active_run() is not None, tags=tags) as run:
-            mlflow.log_params({key: str(value)[:500] for key, value in _flat(config).items()})
+            # Trainer's callback logs its own arguments, some under the same names, and no parameter may change
+            mlflow.log_params({f"config.{key}": str(value)[:500] for key, value in _flat(config).items()})
             yield run
+            mlflow.flush_async_logging()  # as the callback logs
 
 
 @contextmanager
