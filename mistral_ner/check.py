@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -65,7 +66,7 @@ def build(schema: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
         key = prefix.rstrip(".") or "config"
         faults.append(Fault(key, f"must be a group of keys, found {values!r}", f"write {key}: {{KEY: VALUE}}"))
         values = {}
-    hints = typing.get_type_hints(schema)
+    hints = _hints(schema)
     fields = {item.name: item for item in dataclasses.fields(schema)}
     for key in values:
         if key not in fields:
@@ -87,6 +88,9 @@ def build(schema: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
         for name, item in fields.items()
     )
     return None if missing_required else schema(**kwargs)
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def _leaf(key: str, hint: Any, value: Any, item: Any, faults: list[Fault]) -> Any:

@@ -119,7 +119,7 @@ class BudgetConfig:
     """How much a search may spend."""
 
     num_trials: int = _value(20, low=1)
-    max_concurrent: int = _value(4, low=1)
+    max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
     timeout: float | None = _value(None, above=0)  # seconds
 
 
@@ -138,7 +138,7 @@ class HyperoptConfig:
 
     strategy: str = _value("none", choices=STRATEGIES)
     num_trials: int = _value(20, low=1)
-    max_concurrent: int = _value(4, low=1)
+    max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
     timeout: float | None = _value(None, above=0)  # seconds
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))

@@ -239,7 +239,7 @@ def _their_run(path: Path) -> dict[str, Any] | None:
         UserError: the config is damaged, and there are reports that it may belong to.
     """
     try:
-        container = yaml.safe_load(path.read_text(encoding="utf-8"))
+        container = files.read_yaml(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (yaml.YAMLError, UnicodeDecodeError):

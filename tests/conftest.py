@@ -99,8 +99,8 @@ def ray_for_all() -> Iterator[None]:
     """One Ray for a module's searches in this process; those in processes of their own start theirs."""
     import ray
 
-    from mistral_ner.hyperopt.cluster import _ENVIRONMENT
+    from mistral_ner.hyperopt.cluster import ENVIRONMENT
 
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _ENVIRONMENT})
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT})
     yield
     ray.shutdown()

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner import files
@@ -54,7 +53,7 @@ def _metric(plan: Plan, value: float) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = files.read_yaml(path)
     return config
 
 

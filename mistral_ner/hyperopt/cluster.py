@@ -16,16 +16,17 @@ from typing import Any
 import ray
 
 from mistral_ner.config import UserError
-from mistral_ner.hyperopt import reaper
+from mistral_ner.hyperopt import fits, reaper
 from mistral_ner.hyperopt.plan import Plan, cpus_per_trial
 from mistral_ner.hyperopt.signals import handle_again
 from mistral_ner.hyperopt.storage import STORAGE_URL
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning in workers
     "RAY_AIR_NEW_OUTPUT": "0",  # the progress lines are ours
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials write their own result.json
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a broken trial reports its reason instead of the metric
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # the study is what a search is continued from, not Ray's snapshots
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take the adapter off before its worker goes on
 }
@@ -40,7 +41,7 @@ def cluster(plan: Plan) -> Iterator[dict[str, float]]:
     Raises:
         UserError: there is no Ray at ``ray_address``, or it cannot hold one trial.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     # Ray says at every start that its token authentication is on; it stays on
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if not log.isEnabledFor(logging.DEBUG):
@@ -76,10 +77,10 @@ def _connect(plan: Plan) -> None:
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": _ENVIRONMENT},
+        "runtime_env": {"env_vars": ENVIRONMENT},
     }
     if hyperopt.ray_address is None:
-        cpus = max(os.cpu_count() or 1, math.ceil(cpus_per_trial(plan.config) * hyperopt.max_concurrent))
+        cpus = max(fits.cores(), math.ceil(cpus_per_trial(plan.config) * plan.at_once))
         ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
         return
     try:
@@ -128,13 +129,17 @@ def _resources(plan: Plan) -> dict[str, float]:
                 f"hyperopt.resources_per_trial.{key}={one[key]:g}, but Ray has {held.get(kind, 0):g} {kind}s; "
                 f"fix: hyperopt.resources_per_trial.{key}={held.get(kind, 0):g}"
             )
-    fits = min(int(held.get(kind, 0) // one[key]) for kind, key in (("CPU", "cpu"), ("GPU", "gpu")) if one[key] > 0)
-    cores = os.cpu_count() or 1
+    fit = min(int(held.get(kind, 0) // one[key]) for kind, key in (("CPU", "cpu"), ("GPU", "gpu")) if one[key] > 0)
+    cores, gpus = fits.cores(), held.get("GPU", 0)
     if hyperopt.ray_address is None and hyperopt.resources_per_trial.cpu is None:
-        fits = min(fits, cores)
-    if hyperopt.max_concurrent > fits:
+        fit = min(fit, cores)
+    if plan.at_once > fit:
+        share = gpus / plan.at_once
         log.warning(
-            "hyperopt.max_concurrent=%d, but %d trials at once fit what there is (%d CPUs, %g GPUs)",
-            *(hyperopt.max_concurrent, fits, cores, held.get("GPU", 0)),
+            "hyperopt.max_concurrent=%d, but %d trials at once fit what there is (%d CPUs, %g GPUs)%s",
+            *(plan.at_once, fit, cores, gpus),
+            f"; hyperopt.resources_per_trial.gpu={share:.2g} lets them share GPUs, where memory allows it"
+            if gpu is None and 0 < share < 1
+            else "",
         )
     return one

@@ -55,7 +55,7 @@ def stopping_rule(plan: Plan) -> str:
 def budget(plan: Plan) -> str:
     """Return every budget that is set."""
     hyperopt = plan.config.hyperopt
-    parts = [f"{hyperopt.num_trials} trials, {hyperopt.max_concurrent} at once"]
+    parts = [f"{hyperopt.num_trials} trials, {plan.at_once} at once"]
     limits = {"{:g} s": hyperopt.timeout, "{} reports": hyperopt.max_reports, "until {:g}": hyperopt.target}
     return ", ".join(parts + [text.format(limit) for text, limit in limits.items() if limit is not None])
 

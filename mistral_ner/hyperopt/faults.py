@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mistral_ner import config as schema
 from mistral_ner.config import Config, Fault, nearest
+from mistral_ner.hyperopt import fits
 from mistral_ner.hyperopt.search_space import SearchSpace, at_extremes
 from mistral_ner.tracking import tracker_fault
 
@@ -93,17 +93,21 @@ def _budget_faults(config: Config) -> list[Fault]:
         faults.append(Fault("training.metric", rule, f"hyperopt.metric={config.training.metric}"))
     faults += _pareto_faults(config)
     gpu = hyperopt.resources_per_trial.gpu
-    if gpu and hyperopt.ray_address is None and gpu * hyperopt.max_concurrent > (there := _gpus()):
-        rule = f"{hyperopt.max_concurrent} trials of {gpu:g} GPUs do not fit this machine's {there}"
+    trials = hyperopt.max_concurrent or 1
+    if gpu and hyperopt.ray_address is None and gpu * trials > (there := fits.gpus()):
+        rule = f"{trials} trials of {gpu:g} GPUs do not fit this machine's {there}"
         fix = f"hyperopt.max_concurrent={int(there // gpu)}" if gpu <= there else "hyperopt.resources_per_trial.gpu=0"
         faults.append(Fault("hyperopt.max_concurrent", rule, fix))
-    cpu, most = hyperopt.resources_per_trial.cpu, os.cpu_count() or 1
-    if cpu is not None and hyperopt.ray_address is None and cpu * hyperopt.max_concurrent > most:
-        rule = f"{hyperopt.max_concurrent} trials of {cpu:g} CPUs do not fit this machine's {most}"
-        fits = max(1, int(most // cpu))
+    cpu, most = hyperopt.resources_per_trial.cpu, fits.cores()
+    if cpu is not None and hyperopt.ray_address is None and cpu * trials > most:
+        rule = f"{trials} trials of {cpu:g} CPUs do not fit this machine's {most}"
+        fit = max(1, int(most // cpu))
         faults.append(
-            Fault("hyperopt.max_concurrent", rule, f"hyperopt.max_concurrent={fits}, or resources_per_trial.cpu=null")
+            Fault("hyperopt.max_concurrent", rule, f"hyperopt.max_concurrent={fit}, or resources_per_trial.cpu=null")
         )
+    if hyperopt.max_concurrent is None and hyperopt.ray_address is not None:
+        rule = "must be set with ray_address: what a cluster holds is not known before it is joined"
+        faults.append(Fault("hyperopt.max_concurrent", rule, "hyperopt.max_concurrent=8"))
     return faults
 
 
@@ -123,12 +127,6 @@ def _pareto_faults(config: Config) -> list[Fault]:
     if hyperopt.second_metric == hyperopt.metric:
         faults.append(Fault("hyperopt.second_metric", f"is hyperopt.metric itself, {hyperopt.metric}", "name another"))
     return faults
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _name_faults(config: Config) -> list[Fault]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any
 
 from mistral_ner import files
 from mistral_ner.config import Config, UserError, to_container
+from mistral_ner.hyperopt import fits
 from mistral_ner.hyperopt.bootstrap import distinguishable, interval, resampled_f1
 from mistral_ner.hyperopt.card import card
 from mistral_ner.hyperopt.faults import value_at
@@ -171,8 +171,8 @@ def _config(plan: Plan, candidate: Candidate, seed: int) -> Config:
         config.output_dir, config.seed = str(folder), seed
         config.tracking = replace(plan.config.tracking)  # off for trials only
         # nothing else runs now: the machine is this training's alone
-        share = (config.training.threads or 1) * plan.config.hyperopt.max_concurrent
-        config.training.threads = max(1, min(os.cpu_count() or 1, share))
+        share = (config.training.threads or 1) * plan.at_once
+        config.training.threads = max(1, min(fits.cores(), share))
         files.write_yaml(folder / "config.yaml", to_container(config))
     return saved_config(folder / "config.yaml")
 

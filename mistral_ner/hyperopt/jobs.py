@@ -76,7 +76,7 @@ class InRay:
 
     @property
     def free(self) -> bool:
-        return len(self._refs) < self.plan.config.hyperopt.max_concurrent
+        return len(self._refs) < self.plan.at_once
 
     def start(self, asked: Asked) -> None:
         self._refs[self._start(asked)] = asked.number

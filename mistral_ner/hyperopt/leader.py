@@ -22,7 +22,7 @@ from mistral_ner.config import Config, UserError, nearest, to_container
 from mistral_ner.hyperopt.plan import Plan, saved_config
 from mistral_ner.hyperopt.samplers import pruner, quiet, sampler
 from mistral_ner.hyperopt.search_space import parse
-from mistral_ner.hyperopt.storage import JOURNAL, check_journal, redacted, storage
+from mistral_ner.hyperopt.storage import JOURNAL, check_journal, redacted, settle, storage
 from mistral_ner.hyperopt.study import SECONDS, STARTED, Study
 from mistral_ner.tracking import prepare_tracker
 
@@ -68,6 +68,7 @@ def lead(plan: Plan) -> Iterator[Study]:
             yield study
         finally:
             study.optuna.set_user_attr(SECONDS, round(study.seconds_in_all, 3))
+            settle(study.optuna._storage)
 
 
 def look(folder: Path) -> Study:
@@ -155,7 +156,7 @@ def _lock(folder: Path, name: str) -> Iterator[None]:
 def _created(plan: Plan, warm: list[FrozenTrial]) -> Study:
     hyperopt = plan.config.hyperopt
     place = storage(plan.folder, hyperopt.storage_url)
-    if hyperopt.storage_url and hyperopt.storage_url.startswith("sqlite") and hyperopt.max_concurrent > 1:
+    if hyperopt.storage_url and hyperopt.storage_url.startswith("sqlite") and plan.at_once > 1:
         log.warning("SQLite locks when several trials write; hyperopt.storage_url=null is made for it")
     directions = [StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in _modes(plan)]
     for attempt in (1, 2):
@@ -172,6 +173,7 @@ def _created(plan: Plan, warm: list[FrozenTrial]) -> Study:
     study.set_user_attr(SPACE, plan.space.describe())
     for values in plan.enqueued:
         study.enqueue_trial(plan.space.encode(values))
+    settle(place)
     _save_config(plan)  # from here on there is a study
     study.set_user_attr(_MADE, True)
     return Study(plan, study, warm)

@@ -44,7 +44,7 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
 
     @contextmanager
     def jobs() -> Iterator[Jobs]:
-        if plan.config.hyperopt.max_concurrent == 1 and plan.config.hyperopt.ray_address is None:
+        if plan.at_once == 1 and plan.config.hyperopt.ray_address is None:
             yield InProcess(plan, objective)
             return
         from mistral_ner.hyperopt.cluster import cluster
@@ -196,8 +196,8 @@ class _LauncherJobs:
     def __init__(self, sweeper: StudySweeper) -> None:
         self.sweeper = sweeper
         name = type(sweeper.jobs).__name__
-        self.width = 1 if name == "BasicLauncher" else sweeper.plan.config.hyperopt.max_concurrent
-        if sweeper.plan.config.hyperopt.max_concurrent > self.width:
+        self.width = 1 if name == "BasicLauncher" else sweeper.plan.at_once
+        if sweeper.plan.at_once > self.width:
             log.warning("%s runs one trial at a time; hydra/launcher=ray runs max_concurrent at once", name)
         self.waiting: list[Asked] = []
         self.running: list[int] = []

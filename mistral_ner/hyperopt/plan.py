@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from mistral_ner import config as schema
 from mistral_ner import files
 from mistral_ner.config import Config, ConfigError, Fault
+from mistral_ner.hyperopt import fits
 from mistral_ner.hyperopt.faults import inert_keys, search_faults, uses_asha, value_at, with_values
 from mistral_ner.hyperopt.search_space import SearchSpace, parse
 
@@ -82,6 +81,11 @@ class Plan:
         return Path(self.config.hyperopt.results_dir) / (self.folder_name or self.config.hyperopt.study_name)
 
     @property
+    def at_once(self) -> int:
+        """How many trials run at once."""
+        return _at_once(self.config)
+
+    @property
     def asha(self) -> bool:
         """Whether ASHA stops trials early."""
         return uses_asha(self.config)
@@ -128,6 +132,7 @@ def train_again(folder: str | Path) -> str:
 
 def _settled(config: Config) -> Config:
     """Fix what depends on the machine, so that a trial's config alone repeats it."""
+    config.hyperopt.max_concurrent = _at_once(config)
     if config.training.threads is None:
         config.training.threads = max(1, int(cpus_per_trial(config)))
     if config.hyperopt.asha_grace_period is None:
@@ -139,9 +144,14 @@ def _settled(config: Config) -> Config:
 def cpus_per_trial(config: Config) -> float:
     """Return the CPUs of one trial: what is asked for, or the machine's share."""
     wanted = config.hyperopt.resources_per_trial.cpu
-    return wanted if wanted is not None else max(0.01, round((os.cpu_count() or 1) / config.hyperopt.max_concurrent, 2))
+    return wanted if wanted is not None else max(0.01, round(fits.cores() / _at_once(config), 2))
+
+
+def _at_once(config: Config) -> int:
+    wanted = config.hyperopt.max_concurrent
+    return fits.trials_at_once(config) if wanted is None else wanted
 
 
 def saved_config(path: Path) -> Config:
     """Read a config that a study has written."""
-    return schema.check(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return schema.check(files.read_yaml(path))

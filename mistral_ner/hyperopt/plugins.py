@@ -30,7 +30,7 @@ class _Engine(Sweeper):
         with shown_to_the_user(debug=bool(self.composed.hydra.verbose)):
             from mistral_ner.hyperopt.plan import Plan
 
-            plan = Plan.of(_task_config(self.composed), arguments, self.strategies)
+            plan = Plan.of(self._task(), arguments, self.strategies)
             if plan.config.hyperopt.dry_run:
                 from mistral_ner.hyperopt.dry_run import describe
 
@@ -46,6 +46,14 @@ class _Engine(Sweeper):
 
             files.write_text(plan.folder / "multirun.yaml", redacted(OmegaConf.to_yaml(self.composed)))
             return summary
+
+    def _task(self) -> DictConfig:
+        """Return the part of the sweep's config that a run is made of; each trial sets its own output_dir."""
+        config = self.composed
+        task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        OmegaConf.set_struct(task, False)
+        task.output_dir = config.hydra.sweep.dir
+        return task
 
     @abstractmethod
     def search(self, plan: Any) -> Any:
@@ -68,6 +76,13 @@ class OptunaStudySweeper(_Engine):
     """The Hydra Optuna sweeper engine, as ``hydra/sweeper: optuna_study``; works with any Hydra launcher."""
 
     strategies = ("optuna", "random")
+
+    def _task(self) -> DictConfig:
+        task = super()._task()
+        # Hydra's own launcher runs one job after the other: each has the machine
+        if task.hyperopt.max_concurrent is None and "BasicLauncher" in self.composed.hydra.launcher._target_:
+            task.hyperopt.max_concurrent = 1
+        return task
 
     def search(self, plan: Any) -> Any:
         """Run the trials as Hydra jobs."""
@@ -92,14 +107,6 @@ def register() -> None:
         node = _SweeperConf(f"{__name__}.{engine.__name__}")
         ConfigStore.instance().store(group="hydra/sweeper", name=name, node=node, provider="mistral_ner")
     OmegaConf.register_resolver("pad", lambda number: f"{int(number):04d}", replace=True)
-
-
-def _task_config(config: DictConfig) -> DictConfig:
-    """Return the part of a sweep's config that a run is made of; each trial sets its own output_dir."""
-    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    OmegaConf.set_struct(task, False)
-    task.output_dir = config.hydra.sweep.dir
-    return task
 
 
 register()

@@ -91,7 +91,7 @@ class StudySearcher(DriverOnly, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while there is nothing to start, FINISHED when all is done."""
-        if len(self.numbers) >= self.study.plan.config.hyperopt.max_concurrent:
+        if len(self.numbers) >= self.study.plan.at_once:
             return None
         if self.study.spent:
             return Searcher.FINISHED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from optuna.pruners import (
     WilcoxonPruner,
 )
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.plan import Plan
@@ -27,7 +29,7 @@ _CANDIDATES = 8  # of which TPE takes the best: fewer explore more (Optuna has 2
 INFEASIBLE = "memory"  # the constraint that a trial breaks whose settings do not fit the device
 
 
-def sampler(plan: Plan, trial: int, warm: Sequence[FrozenTrial] = ()) -> BaseSampler:
+def sampler(plan: Plan, trial: int, shown: Shown | None = None) -> BaseSampler:
     """Return the sampler of ``hyperopt.optuna_sampler`` for one trial.
 
     Its seed follows from the config's and the trial's number, so that a search that was cut off and resumed proposes
@@ -36,16 +38,16 @@ def sampler(plan: Plan, trial: int, warm: Sequence[FrozenTrial] = ()) -> BaseSam
     Args:
         plan: the search.
         trial: the number of the trial to propose.
-        warm: trials of an earlier study that inform the sampler.
+        shown: what is kept from one proposal to the next.
     """
-    hyperopt = plan.config.hyperopt
+    hyperopt, shown = plan.config.hyperopt, shown or Shown()
     seed = int(np.random.SeedSequence([plan.config.seed, trial]).generate_state(1)[0])
     startup = hyperopt.optuna_n_startup_trials
     if hyperopt.optuna_sampler == "TPE":
         # Constant liar: running trials count as poor ones, so that two workers do not get the same point.
         # Each parameter by itself: found good settings sooner here than the joint form, which is Optuna's default.
         return _TPE(
-            warm,
+            shown,
             seed=seed,
             n_startup_trials=startup,
             n_ei_candidates=_CANDIDATES,
@@ -58,10 +60,10 @@ def sampler(plan: Plan, trial: int, warm: Sequence[FrozenTrial] = ()) -> BaseSam
             n_startup_trials=max(1, startup),
             independent_sampler=RandomSampler(seed=seed),
             warn_independent_sampling=False,
-            source_trials=list(warm) or None,
+            source_trials=list(shown.warm) or None,
         )
     if hyperopt.optuna_sampler == "GPSampler":
-        return _GP(warm, seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        return _GP(shown, seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
     if hyperopt.optuna_sampler == "QMC":  # one sequence over all trials: its seed is the study's
         return QMCSampler(
             seed=plan.config.seed,
@@ -84,25 +86,58 @@ def remark(plan: Plan) -> str | None:
     }.get(plan.config.hyperopt.optuna_sampler)
 
 
+@dataclass
+class Shown:
+    """What samplers are shown beside their study's own trials, and how they are shown those."""
+
+    warm: Sequence[FrozenTrial] = ()  # ended trials of an earlier study
+    _valued: dict[int, FrozenTrial] = field(default_factory=dict)  # trials that were stopped early, by number
+
+    def valued(self, trial: FrozenTrial, direction: StudyDirection) -> FrozenTrial:
+        """Show a trial that was stopped early by its best report, as one that ran to its end is.
+
+        Optuna's TPE ranks every stopped trial below every whole one. The first to arrive at a rung always pass it,
+        however poor they are, and TPE would take them for the best there is; GP would not look at a stopped trial.
+        """
+        if trial.state != TrialState.PRUNED or not trial.intermediate_values:
+            return trial
+        valued = self._valued.get(trial.number)
+        if valued is None:  # what has ended does not change
+            best = max if direction == StudyDirection.MAXIMIZE else min
+            valued = self._valued[trial.number] = copy.copy(trial)
+            valued.state, valued.value = TrialState.COMPLETE, best(trial.intermediate_values.values())
+        return valued
+
+
 class _Informed:
     """Shows a sampler more trials than its study has: those of an earlier study, and those that ran out of memory.
 
     Optuna's samplers do not look at failed trials at all; a setting that does not fit the device is worth knowing.
     """
 
-    def __init__(self, warm: Sequence[FrozenTrial], **settings: Any) -> None:
+    def __init__(self, shown: Shown, **settings: Any) -> None:
         super().__init__(**settings)
-        self._warm = warm
+        self._shown = shown
+        self._seen: _View | None = None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._seen = None
+        super().before_trial(study, trial)  # type: ignore[misc]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Any:
-        return super().infer_relative_search_space(_view(study, self._warm), trial)  # type: ignore[misc]
+        return super().infer_relative_search_space(self._view(study), trial)  # type: ignore[misc]
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
-        return super().sample_relative(_view(study, self._warm), trial, search_space)  # type: ignore[misc]
+        return super().sample_relative(self._view(study), trial, search_space)  # type: ignore[misc]
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
-        view = _view(study, self._warm)
-        return super().sample_independent(view, trial, name, distribution)  # type: ignore[misc]
+        return super().sample_independent(self._view(study), trial, name, distribution)  # type: ignore[misc]
+
+    def _view(self, study: Any) -> _View:
+        """Return the study as it was when the proposal began: the other trials do not change meanwhile."""
+        if self._seen is None:
+            self._seen = study if isinstance(study, _View) else _View(study, self._shown)
+        return self._seen
 
 
 class _TPE(_Informed, TPESampler):
@@ -113,15 +148,12 @@ class _GP(_Informed, GPSampler):
     pass
 
 
-def _view(study: Any, warm: Sequence[FrozenTrial]) -> Any:
-    return study if isinstance(study, _View) else _View(study, warm)
-
-
 class _View:
     """A study as the sampler sees it."""
 
-    def __init__(self, study: Any, warm: Sequence[FrozenTrial]) -> None:
-        self._study, self._warm = study, warm
+    def __init__(self, study: Any, shown: Shown) -> None:
+        self._study, self._shown = study, shown
+        self._trials: dict[tuple[TrialState, ...] | None, list[FrozenTrial]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -132,29 +164,24 @@ class _View:
     def _get_trials(
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
+        wanted = tuple(states) if states is not None else None
+        if wanted not in self._trials:
+            self._trials[wanted] = self._read(wanted)
+        return copy.deepcopy(self._trials[wanted]) if deepcopy else self._trials[wanted]
+
+    def _read(self, states: tuple[TrialState, ...] | None) -> list[FrozenTrial]:
         finished = states is None or TrialState.COMPLETE in states
         wanted = states if states is None or not finished else (*states, TrialState.PRUNED)
-        trials: list[FrozenTrial] = self._study._get_trials(deepcopy=deepcopy, states=wanted, use_cache=use_cache)
-        failed = self._study._get_trials(deepcopy=False, states=(TrialState.FAIL,), use_cache=True) if finished else []
+        trials: list[FrozenTrial] = self._study._get_trials(deepcopy=False, states=wanted)
+        failed = self._study._get_trials(deepcopy=False, states=(TrialState.FAIL,)) if finished else []
         infeasible = [_as_pruned(trial) for trial in failed if INFEASIBLE in trial.constraints]
-        earlier = [trial for trial in self._warm if wanted is None or trial.state in wanted]
+        earlier = [trial for trial in self._shown.warm if wanted is None or trial.state in wanted]
         # in front: samplers rely on their study's own trials being the last
         shown = [*earlier, *infeasible, *trials]
-        return shown if len(self._study.directions) > 1 else [_valued(trial, self._study.direction) for trial in shown]
-
-
-def _valued(trial: FrozenTrial, direction: optuna.study.StudyDirection) -> FrozenTrial:
-    """Show a trial that was stopped early by its best report, as one that ran to its end is.
-
-    Optuna's TPE ranks every stopped trial below every whole one. The first to arrive at a rung always pass it, however
-    poor they are, and TPE would take them for the best there is; GP would not look at a stopped trial at all.
-    """
-    if trial.state != TrialState.PRUNED or not trial.intermediate_values:
-        return trial
-    best = max if direction == optuna.study.StudyDirection.MAXIMIZE else min
-    valued = copy.copy(trial)
-    valued.state, valued.value = TrialState.COMPLETE, best(trial.intermediate_values.values())
-    return valued
+        if len(self._study.directions) > 1:
+            return shown
+        direction = self._study.direction
+        return [self._shown.valued(trial, direction) for trial in shown]
 
 
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:

@@ -19,8 +19,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mistral_ner import files
 from mistral_ner.config import to_container
 from mistral_ner.hyperopt.plan import Plan, trial_name
-from mistral_ner.hyperopt.samplers import INFEASIBLE, sampler
+from mistral_ner.hyperopt.samplers import INFEASIBLE, Shown, sampler
 from mistral_ner.hyperopt.signals import held
+from mistral_ner.hyperopt.storage import settle
 from mistral_ner.progress import reports_on_disk
 
 REASON = "reason"  # user attribute of a trial: why it failed
@@ -64,9 +65,11 @@ class Study:
     _ended: int = 0
     _failed: int = 0
     _reached: bool = False
+    _shown: Shown = field(init=False)
 
     def __post_init__(self) -> None:
         """Count what is on disk; the trials that were cut off are the next to run."""
+        self._shown = Shown(self.warm)
         for trial in self.trials:
             self._asked += 1
             self._ended += trial.state.is_finished()
@@ -84,7 +87,7 @@ class Study:
                 pass
         with held():
             # seeded by the trial's number: a resumed search proposes what the unbroken one would have
-            self.optuna.sampler = sampler(self.plan, self._again[0] if self._again else self._asked, self.warm)
+            self.optuna.sampler = sampler(self.plan, self._again[0] if self._again else self._asked, self._shown)
             if self._again:
                 trial, again = self._running[self._again.pop(0)], True
             else:
@@ -95,6 +98,9 @@ class Study:
             if again and not path.exists():
                 self._draw_again(trial)
             values = self.plan.space.suggest(trial)  # those that were proposed before it was cut off stay
+            # before the trial's folder, which goes by the number; what is reported and ended after it, and lost with
+            # the machine, is found in the folder again
+            settle(self.optuna._storage)
             if not path.exists():
                 files.write_yaml(path, to_container(self.plan.trial_config(trial.number, values)))
             return Asked(trial.number, values, again)
@@ -122,7 +128,10 @@ class Study:
         return {report: self.report(number, report, row) for report, row in missed.items()}
 
     def report(self, number: int, report: int, metrics: Mapping[str, object]) -> float:
-        """Record a report of a running trial; returns the metric. ``report`` counts from 1."""
+        """Record a report of a running trial; returns the metric. ``report`` counts from 1.
+
+        The disk is not waited for: the trial's folder holds the report, too, and :meth:`catch_up` finds it there.
+        """
         with held():
             value = record(self.plan, self._running[number], report, metrics)
         self.count(value)

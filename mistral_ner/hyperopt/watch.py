@@ -40,7 +40,7 @@ class Watch:
             hyperopt.study_name,
             hyperopt.strategy,
             hyperopt.num_trials,
-            hyperopt.max_concurrent,
+            self.plan.at_once,
             self.plan.reports_per_trial,
             self.plan.folder,
         )

@@ -26,7 +26,7 @@ CONF = ROOT / "conf"
 # How many YAML files each group holds. Whoever adds one says so here; a test that finds fewer tests nothing.
 COUNTS = {
     "": 1,
-    "budget": 2,
+    "budget": 3,
     "data": 4,
     "debug": 2,
     "hyperopt": 5,
@@ -127,7 +127,7 @@ def test_a_strategy_chooses_its_engine_by_composition(strategy: str) -> None:
         (TrainingConfig, "training", "default"),
         (ModelConfig, "model", "minilm"),
         (DataConfig, "data", "sample"),
-        (BudgetConfig, "budget", "dev"),
+        (BudgetConfig, "budget", "default"),
         (TrackingConfig, "tracking", "none"),
         (HyperoptConfig, "hyperopt", "none"),
     ],
