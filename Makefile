@@ -5,11 +5,12 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 BEST   ?=
+DATA   ?= ../shared/data
 CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev prod resume train test check report dashboard smollm2 clean
+.PHONY: help install dev prod resume train test check bench report dashboard smollm2 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1|/' | column -t -s '|'
@@ -41,6 +42,9 @@ check: install  ## ruff, and mypy --strict on the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install  ## measure everything again, on an idle machine; DATA=FOLDER holds crossner/music and wnut17
+	$(BIN)/python bench --data $(DATA) $(ARGS)
 
 report: install  ## write report.html of the newest study, or of STUDY=multirun/NAME, or of several, overlaid
 	$(BIN)/python -m mistral_ner.hyperopt.report $(STUDY)
