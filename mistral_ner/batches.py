@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -37,6 +37,13 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     for index, row in enumerate(rows):
         hidden[index, : len(row["hidden"])] = row["hidden"]
     return {"inputs_embeds": hidden, **batch}
+
+
+def pieces(batch: Mapping[str, torch.Tensor], size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the rows of a collated batch, ``size`` at a time, each piece as wide as its own longest row."""
+    for start in range(0, len(batch["attention_mask"]), size):
+        longest = int(batch["attention_mask"][start : start + size].sum(1).max())
+        yield {name: values[start : start + size, :longest] for name, values in batch.items()}
 
 
 def batches_by_length(rows: Sequence[Row], size: int) -> Iterator[list[int]]:

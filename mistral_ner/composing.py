@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from mistral_ner.config import known_keys, nearest
+from mistral_ner.config import UserError, known_keys, nearest
 from mistral_ner.errors import composing, full_errors, show
 
 _ALL_KEYS = "python launch.py --cfg job shows every key"
@@ -42,6 +43,20 @@ def composition_shown_to_the_user() -> Iterator[None]:
         show(explain(error))
     finally:
         composing.end()
+
+
+def refuse_secrets(hydra: Any) -> None:
+    """Refuse a Hydra config that sets passwords: it is saved beside the results.
+
+    Raises:
+        UserError: names the variable.
+    """
+    for name in hydra.job.env_set:
+        if re.search(r"TOKEN|KEY|SECRET|PASSW", str(name).upper()):
+            raise UserError(
+                f"hydra.job.env_set.{name}: would be saved with the results, and looks like a secret\n"
+                f"  fix: export {name}=… in the shell, and leave it out of the config"
+            )
 
 
 def explain(error: BaseException) -> str:

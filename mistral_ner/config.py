@@ -8,6 +8,7 @@ transformers.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import typing
@@ -46,6 +47,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     bidirectional: bool = False  # decoders only: remove the causal mask
     trust_remote_code: bool = False
+    pickled_weights: str | None = None  # the model_name whose weights may be pickled: the right to run code is by name
     tuning: str = _value("lora", choices=("lora", "full"))  # full: every weight; the lora_ keys then do nothing
     lora_r: int = _value(16, low=1, high=4096)
     lora_alpha: float | None = _value(None, above=0)  # null: lora_alpha_ratio * lora_r
@@ -97,6 +99,7 @@ class TrainingConfig:
     per_device_train_batch_size: int = _value(8, low=1)  # sentences
     eval_batch_tokens: int = _value(2048, low=1)  # subword tokens of an evaluation batch, padding included
     gradient_accumulation_steps: int = _value(1, low=1)
+    auto_batch: bool = False  # out of memory: go on with half as many sentences at once, the batch stays what it is
     max_grad_norm: float = _value(1.0, above=0)
     precision: str = _value("auto", choices=("auto", "fp32", "bf16", "fp16"))
     reports: int = _value(9, low=1)  # evaluations a training, evenly over its steps
@@ -223,17 +226,40 @@ def read(cfg: DictConfig | Mapping[str, Any] | Config) -> tuple[Config | None, l
     config = build(Config, container, "", faults)
     if config is not None:
         faults += _across(config)
-        _absolute_paths(config)
+        absolute_paths(config)
     return config, faults
 
 
 def _plain(values: Any) -> Any:
-    """Return composed values resolved, and plain ones as they are: ``${...}`` in what was resolved before is text."""
-    if OmegaConf.is_config(values):
-        return OmegaConf.to_container(values, resolve=True)
+    """Return composed values resolved, and plain ones as they are: ``${...}`` in what was resolved before is text.
+
+    What a search may try is text from the start: ``${oc.env:HOME}`` would bring the environment in.
+    """
+    if isinstance(values, DictConfig):
+        rest: DictConfig = copy.deepcopy(values)
+        OmegaConf.set_struct(rest, False)
+        OmegaConf.set_readonly(rest, False)
+        data = {key: _taken_out(rest, key) for key in ("search_space", "hyperopt.enqueue")}
+        plain: Any = OmegaConf.to_container(rest, resolve=True)
+        for key, value in data.items():
+            group, _, name = key.rpartition(".")
+            if value is not None:
+                (plain[group] if group else plain)[name] = value
+        return plain
     if isinstance(values, Mapping):
         return {key: _plain(value) for key, value in values.items()}
     return [_plain(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _taken_out(config: DictConfig, key: str) -> Any:
+    """Take the node at ``key`` out of ``config`` and return it unresolved; None where there is none of its own."""
+    node = OmegaConf.select(config, key, throw_on_missing=False)
+    group, _, name = key.rpartition(".")
+    parent = OmegaConf.select(config, group) if group else config
+    if not OmegaConf.is_config(node) or OmegaConf.is_interpolation(parent, name):
+        return None
+    del parent[name]
+    return OmegaConf.to_container(node, resolve=False)
 
 
 def to_container(config: Config) -> dict[str, Any]:
@@ -344,7 +370,7 @@ def _is_file(path: Path) -> bool:
 _LONGEST_NAME = 200  # of the 255 that file systems take; temporary names are longer
 
 
-def _absolute_paths(config: Config) -> None:
+def absolute_paths(config: Config) -> None:
     """Make paths absolute, so that a worker with another working directory finds the same files."""
     config.output_dir = _absolute(config.output_dir)
     config.data.cache_dir = _absolute(config.data.cache_dir)
@@ -354,6 +380,8 @@ def _absolute_paths(config: Config) -> None:
             setattr(config.data, name, _absolute(path))
     if (folder := Path(config.model.model_name).expanduser()).is_dir():
         config.model.model_name = str(folder.absolute())
+    if (named := config.model.pickled_weights) and (folder := Path(named).expanduser()).is_dir():
+        config.model.pickled_weights = str(folder.absolute())
 
 
 def _absolute(path: str) -> str:

@@ -21,6 +21,10 @@ import yaml
 from mistral_ner.config import UserError
 
 
+class DiskFullError(UserError):
+    """A write found no room; what was written before is whole."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """Lend a file to write into that takes the place of ``path`` when the block ends, and is gone where it fails."""
@@ -143,8 +147,10 @@ def _locked(file: TextIO) -> bool:
 
 
 @contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """Turn a write in ``folder`` that found no room (disk, quota or file size) into a UserError that says so.
+def full_disk_named(folder: Path, again: str = "type the same command again") -> Iterator[None]:
+    """Turn a write in ``folder`` that found no room (disk, quota or file size) into a DiskFullError that says so.
+
+    ``again`` says what goes on with what was written.
 
     torch and safetensors hide the system's error number in the text of errors of their own.
     """
@@ -154,10 +160,13 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = _system_error(error)
-        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if number not in NO_ROOM:
             raise
-        fix = "make room, then type the same command again; what was written before is whole"
-        raise UserError(f"cannot write in {folder} ({os.strerror(number)})\n  fix: {fix}") from error
+        fix = f"make room, then {again}; what was written before is whole"
+        raise DiskFullError(f"cannot write in {folder} ({os.strerror(number)})\n  fix: {fix}") from error
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _system_error(error: BaseException | None) -> int:

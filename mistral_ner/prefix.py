@@ -138,7 +138,8 @@ def _read_or_made(
     try:
         return folders.made(folder, _WHAT, read, write)
     except OSError as error:
-        raise UserError(
+        kind = files.DiskFullError if error.errno in files.NO_ROOM else UserError
+        raise kind(
             f"{need}, and cannot be written ({error.strerror})\n"
             "  fix: model.frozen_prefix=false, or data.cache_dir=PATH"
         ) from None

@@ -202,18 +202,19 @@ def _checksum(state: dict[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(state, sort_keys=True).encode()):08x}"
 
 
-def _claim(folder: Path, config: Config) -> None:
-    """Save the config in a new folder; compare it with the one that is there."""
-    path = folder / "config.yaml"
-    mine = _the_run(to_container(config))
-    theirs = _their_run(path)
+def check_folder(config: Config) -> None:
+    """Look at ``config.output_dir`` without changing anything there.
+
+    Raises:
+        UserError: it holds a run of another config.
+    """
+    folder = Path(config.output_dir)
+    mine, theirs = _the_run(to_container(config)), _their_run(folder / "config.yaml")
     if theirs is None:
-        try:
-            files.write_yaml(path, _without_passwords(to_container(config)))
-        except OSError as error:
-            rule = f"output_dir: cannot write in {folder} ({error.strerror})"
-            raise UserError(f"{rule}\n  fix: output_dir=FOLDER that you may write to and that has room") from None
-    elif theirs != mine:
+        return
+    if mine["training"]["threads"] is None:  # as many as the process will have
+        mine["training"]["threads"] = theirs["training"].get("threads")
+    if mine != theirs:
         changed = sorted(
             f"{group}.{key}"
             for group in mine
@@ -225,6 +226,22 @@ def _claim(folder: Path, config: Config) -> None:
             f"{folder} holds a run of another config (differs in {', '.join(changed) or 'seed'}); "
             f"to train this one: output_dir=ANOTHER_FOLDER"
         )
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """Save the config in a new folder; compare it with the one that is there."""
+    check_folder(config)
+    path = folder / "config.yaml"
+    if _their_run(path) is None:
+        if path.exists():
+            log.warning("%s is damaged; written again, since no report has been made", path)
+        try:
+            files.write_yaml(path, _without_passwords(to_container(config)))
+        except OSError as error:
+            if error.errno in files.NO_ROOM:
+                raise  # named by whoever says how to go on
+            rule = f"output_dir: cannot write in {folder} ({error.strerror})"
+            raise UserError(f"{rule}\n  fix: output_dir=FOLDER that you may write to and that has room") from None
 
 
 def _without_passwords(container: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +268,6 @@ def _their_run(path: Path) -> dict[str, Any] | None:
             f"{path} is damaged, so nothing says which config the reports beside it belong to\n"
             f"  fix: put it back, or rm -r {path.parent}, or output_dir=ANOTHER_FOLDER"
         )
-    log.warning("%s is damaged; written again, since no report has been made", path)
     return None
 
 

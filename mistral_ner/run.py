@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mistral_ner import files
+from mistral_ner.composing import refuse_secrets
 from mistral_ner.config import UserError, check
 from mistral_ner.errors import shown_to_the_user
+from mistral_ner.progress import check_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +32,15 @@ def run(cfg: DictConfig) -> Any:
 
         return run_job(check(cfg), int(cfg.hyperopt.trial))  # its errors are the engine's to name
     with shown_to_the_user(debug=bool(hydra.verbose)), _nothing_left(Path(hydra.runtime.output_dir)):
+        refuse_secrets(hydra)
         config = check(cfg)
         if config.hyperopt.strategy != "none":
             _start_as_a_search(Path(hydra.runtime.output_dir))
         from mistral_ner.inputs import check_inputs
 
+        check_folder(config)
         check_inputs(config)
+        _save_composed(cfg, Path(hydra.runtime.output_dir) / ".hydra")
         from mistral_ner.train import fit
 
         def report(number: int, metrics: dict[str, float]) -> None:
@@ -46,6 +51,17 @@ def run(cfg: DictConfig) -> Any:
             value = fit(config, report)
         log.info("best %s %.4f; adapter and tokenizer in %s/adapter", config.training.metric, value, config.output_dir)
         return value
+
+
+def _save_composed(cfg: DictConfig, folder: Path) -> None:
+    """Save what Hydra has composed, as Hydra would, but without passwords and only for the first run in a folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if folder.exists():
+        return
+    hydra: Any = HydraConfig.instance().cfg
+    for name, saved in (("config", cfg), ("hydra", hydra), ("overrides", hydra.hydra.overrides.task)):
+        files.write_text(folder / f"{name}.yaml", files.redacted(OmegaConf.to_yaml(saved)))
 
 
 _SHOWN = ("eval_loss", "eval_precision", "eval_recall", "eval_f1")
@@ -63,7 +79,7 @@ def _start_as_a_search(folder: Path) -> NoReturn:
 
 @contextlib.contextmanager
 def _nothing_left(folder: Path) -> Iterator[None]:
-    """Remove the run's folder after an error, if nothing but what Hydra writes before each job lies in it."""
+    """Remove the run's folder after an error, if nothing but what is written before each job lies in it."""
     try:
         yield
     except UserError:
@@ -72,6 +88,10 @@ def _nothing_left(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
+    own_log = next((path for path in folder.glob("*.log") if not path.stat().st_size), None)
+    if own_log is not None:  # Hydra opens it before a job begins
+        _close_logs(folder)
+        own_log.unlink()
     if {path.name for path in folder.iterdir()} <= _BEFORE_A_TRAINING:
         _close_logs(folder)
         shutil.rmtree(folder, ignore_errors=True)

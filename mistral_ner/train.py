@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from mistral_ner.prefix import Prefix, frozen_prefix
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
 from mistral_ner.tracking import tracked
-from mistral_ner.trainer import Evaluation, NerTrainer, Report, Reporter, TrainingError
+from mistral_ner.trainer import MICRO_BATCH, Evaluation, NerTrainer, Report, Reporter, TrainingError
 
 __all__ = ["Report", "TrainingError", "fit", "prepare"]
 
@@ -51,17 +53,14 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
     Raises:
         ConfigError: names every fault of the config, before anything is loaded.
         TrainingError: a non-finite loss or metric, an evaluation without the metric, or (as :class:`OutOfMemoryError`)
-            a device whose memory did not suffice.
+            a device whose memory did not suffice, even in the pieces that ``training.auto_batch`` allows.
         UserError: the data or the model cannot be used; the message says why.
     """
     config = check(cfg)
     config.training.threads = _use_threads(config.training.threads)
-    with files.alone(Path(config.output_dir)):
-        progress = Progress.open(config)
-        if not progress.finished:
-            with _named_memory_errors(config):
-                _train(config, progress, report)
-        return progress.best_value
+    named = _memory_errors_named("the model", "a smaller model, or model.quantization=4bit")
+    with files.alone(Path(config.output_dir)), named:
+        return _train_within_memory(config, Progress.open(config), report).best_value
 
 
 def prepare(config: Config) -> tuple[PreTrainedTokenizerFast, Encoded]:
@@ -78,23 +77,59 @@ def prepare(config: Config) -> tuple[PreTrainedTokenizerFast, Encoded]:
 _PREPARED: dict[str, tuple[PreTrainedTokenizerFast, Encoded]] = {}
 
 
-def _train(config: Config, progress: Progress, report: Report | None) -> None:
+def _train_within_memory(config: Config, progress: Progress, report: Report | None) -> Progress:
+    """Train from the last report on, where memory does not suffice and it is allowed with fewer rows at once.
+
+    The batches, their order and the optimiser steps stay the same, so that only rounding tells the numbers apart.
+
+    Raises:
+        OutOfMemoryError: not even one row fits, or ``training.auto_batch`` is off.
+    """
+    batch = config.training.per_device_train_batch_size
+    at_once = progress.reports[-1].get(MICRO_BATCH, batch) if progress.reports else batch
+    while not progress.finished:
+        try:
+            _train(config, progress, report, at_once)
+            break
+        except OutOfMemoryError as error:
+            if not config.training.auto_batch or at_once == 1:
+                raise
+            reason = str(error)
+        _free_memory()  # not before the exception is gone: it holds what the training held
+        progress, at_once = Progress.open(config), at_once // 2
+        log.warning(
+            "%s: %s: %d at once from report %d on, in batches of %d as before",
+            *(config.output_dir, reason.partition(";")[0], at_once, len(progress.reports), batch),
+        )
+    return progress
+
+
+def _train(config: Config, progress: Progress, report: Report | None, at_once: int) -> None:
     tokenizer, data = prepare(config)
     last = config.training.stop_after or config.training.reports
     schedule = Schedule.of(config.training, len(data.train))
     if len(progress.reports) < last:
-        _train_on(config, progress, Reporter(schedule, progress, report, last))
+        _train_on(config, progress, Reporter(schedule, progress, report, last), at_once)
     if len(progress.reports) == last:
         _keep_best_adapter(progress, tokenizer, data.labels)
         progress.finish()
 
 
-def _train_on(config: Config, progress: Progress, reporter: Reporter) -> None:
-    """Train from the last report to the end, or to where ``report`` stops it."""
+def _train_on(config: Config, progress: Progress, reporter: Reporter, at_once: int) -> None:
+    """Train from the last report to the end, or to where ``report`` stops it, with ``at_once`` rows at a time."""
     tokenizer, data = prepare(config)
     pad_id = int(tokenizer.pad_token_id or 0)
+    batch = config.training.per_device_train_batch_size
+    tokens = max(1, config.training.eval_batch_tokens * at_once // batch)
+    config = replace(config, training=replace(config.training, eval_batch_tokens=tokens))
     with _quiet_libraries(), _light_collections(), ExitStack() as stack:
         model = stack.enter_context(adapted(config.model, data.labels, config.seed, len(tokenizer)))
+        stack.enter_context(
+            _memory_errors_named(
+                f"{at_once} of {batch} sentences of a batch",
+                "training.auto_batch=true, or a smaller training.per_device_train_batch_size",
+            )
+        )
         prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trackers = stack.enter_context(tracked(config))
         trainer = NerTrainer(
@@ -103,6 +138,7 @@ def _train_on(config: Config, progress: Progress, reporter: Reporter) -> None:
             train_dataset=prefix.train if prefix else data.rows("train"),
             evaluation=_evaluation(config, data, "dev", prefix.dev if prefix else None),
             pad_id=pad_id,
+            micro_batch=at_once,
             callbacks=[reporter],
         )
         reporter.trainer = trainer
@@ -197,29 +233,30 @@ def _light_collections() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
+        _free_memory()
         gc.unfreeze()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager
-def _named_memory_errors(config: Config) -> Iterator[None]:
+def _memory_errors_named(what: str, fix: str) -> Iterator[None]:
+    """Turn a device's or the machine's refusal of memory into an :class:`OutOfMemoryError`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).strip() or "MemoryError"
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not _NO_MEMORY.search(text):
             raise
-        raise OutOfMemoryError(
-            f"out of memory with training.per_device_train_batch_size="
-            f"{config.training.per_device_train_batch_size}; fix: half of it, and twice "
-            f"training.gradient_accumulation_steps ({str(error).splitlines()[0] if str(error) else 'MemoryError'})"
-        ) from error
+        raise OutOfMemoryError(f"out of memory with {what}; fix: {fix} ({text.splitlines()[0]})") from error
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # the CPU allocator raises a plain RuntimeError
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+# how the allocators of CPUs, of CUDA and of its libraries put it, in plain RuntimeErrors
+_NO_MEMORY = re.compile(r"can(no|')t allocate memory|out of memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 
 
 @contextmanager

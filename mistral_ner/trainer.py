@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mistral_ner.batches import ByLength, batches_by_tokens, collate
+from mistral_ner.batches import ByLength, batches_by_tokens, collate, pieces
 from mistral_ner.config import UserError
 from mistral_ner.data.rows import Row
 from mistral_ner.metrics import entity_scores
 from mistral_ner.model import save_weights
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
+
+MICRO_BATCH = "micro_batch"  # in a report: rows that went through the network at once, where fewer than the batch
 
 Report = Callable[[int, dict[str, float]], bool | None]
 
@@ -39,13 +41,22 @@ class Evaluation:
 
 
 class NerTrainer(Trainer):
-    """A Trainer whose evaluation is entity-level F1 over whole sentences, and that refuses a non-finite loss."""
+    """A Trainer whose evaluation is entity-level F1 over whole sentences, and that refuses a non-finite loss.
 
-    def __init__(self, *, evaluation: Evaluation, pad_id: int, **kwargs: Any) -> None:
-        super().__init__(data_collator=lambda rows: collate(rows, pad_id), **kwargs)
+    Args:
+        evaluation: what is scored.
+        pad_id: the tokenizer's.
+        micro_batch: rows that go through the network at once; a batch of more goes in pieces, whose gradients are
+            added up to those of the whole. None: the whole batch.
+        kwargs: Trainer's own.
+    """
+
+    def __init__(self, *, evaluation: Evaluation, pad_id: int, micro_batch: int | None = None, **kwargs: Any) -> None:
+        super().__init__(data_collator=lambda rows: collate(rows, pad_id), compute_loss_func=_mean_loss, **kwargs)
         self.remove_callback(PrinterCallback)  # whoever gets the reports shows them
         self.evaluation = evaluation
         self.pad_id = pad_id
+        self.micro_batch = micro_batch or self.args.train_batch_size
         self._loss = torch.zeros((), device=self.args.device)  # summed since the last report
 
     def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
@@ -60,10 +71,12 @@ class NerTrainer(Trainer):
         # Trainer's own also renders a model card and pickles its arguments, which takes longer than the rest together
         save_weights(self.model, str(output_dir))  # type: ignore[arg-type]
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward pass; the loss is summed on the device, so that no step waits for it."""
-        loss = super().training_step(*args, **kwargs)
-        self._loss += loss.detach()
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward passes of a batch; the loss is summed on the device, so that no step waits for it."""
+        loss = torch.zeros_like(self._loss)
+        for piece in pieces(inputs, self.micro_batch):
+            loss += super().training_step(model, piece, num_items_in_batch).detach()
+        self._loss += loss
         return loss
 
     def take_train_loss(self, steps: int) -> float:
@@ -88,6 +101,16 @@ class NerTrainer(Trainer):
         self.log(dict(metrics))  # it adds to what it is given
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+    """Return a piece's share of the mean over all labelled tokens of an optimiser step.
+
+    A network's own loss is the mean over the piece: with accumulation Trainer would add up means.
+    """
+    logits = outputs.logits.flatten(0, 1).float()
+    summed = torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")
+    return summed / num_items_in_batch
 
 
 def evaluate(trainer: NerTrainer, evaluation: Evaluation) -> dict[str, float]:
@@ -155,6 +178,7 @@ class Reporter(TrainerCallback):
             "epoch": round(float(state.epoch or 0), 4),
             **self.metrics,
             "train_loss": self.train_loss,
+            **self._settled(),
             "time_s": round(time.monotonic() - self.started, 3),
         }
         self.progress.add(row, f"checkpoint-{state.global_step}")
@@ -162,3 +186,9 @@ class Reporter(TrainerCallback):
         stop = self.report is not None and self.report(number, dict(self.metrics))
         if stop or number >= self.last:
             control.should_training_stop = True
+
+    def _settled(self) -> dict[str, int]:
+        """Return the rows at once, where memory did not hold a whole batch."""
+        assert self.trainer is not None
+        rows = self.trainer.micro_batch
+        return {MICRO_BATCH: rows} if rows < self.trainer.args.train_batch_size else {}

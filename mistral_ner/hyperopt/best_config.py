@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner import files
 from mistral_ner.hyperopt.card import settings_name
 from mistral_ner.hyperopt.final import FOLDER, Final
 from mistral_ner.hyperopt.plan import Plan, train_again, trial_name
+from mistral_ner.hyperopt.quoting import escaped
 
 NAME = "best_config.yaml"
 
@@ -61,18 +63,12 @@ def _write(plan: Plan, config: dict[str, Any], what: str) -> str:
     config = {key: value for key, value in config.items() if key not in _NOT_THE_TRAINING}
     config["tracking"] = asdict(plan.config.tracking)  # off for trials only
     # Only the folder is left to Hydra: each run gets its own. Everything else is data, `$` included.
-    config = _escaped(config)
+    config = escaped(config)
     config["output_dir"] = "${hydra:runtime.output_dir}"
     head = f"# {train_again(plan.folder)}\n# {what}\n"
-    files.write_yaml(plan.folder / NAME, config, head)
+    # OmegaConf's own way to write it: a text such as 1e5 comes back as text
+    text = head + OmegaConf.to_yaml(OmegaConf.create(config))
+    files.write_text(plan.folder / NAME, text)
     if (copy := plan.config.hyperopt.save_best_config) is not None:
-        files.write_yaml(Path(copy), config, head)
+        files.write_text(Path(copy), text)
     return what
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,7 +81,8 @@ def _connect(plan: Plan) -> None:
     }
     if hyperopt.ray_address is None:
         cpus = max(fits.cores(), math.ceil(cpus_per_trial(plan.config) * plan.at_once))
-        ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
+        with _on_loopback():
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **common)
         return
     try:
         _reach(hyperopt.ray_address)
@@ -93,10 +94,35 @@ def _connect(plan: Plan) -> None:
         ) from None
 
 
-def storage_environment(plan: Plan) -> dict[str, Any]:
-    """Return the options of a Ray task that writes into the study: where it lies, in a Ray that runs already, too."""
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have the Ray that is started inside listen on this machine alone: on all its addresses otherwise.
+
+    Ray takes 127.0.0.1 for any address that is given to it, unless it is told that there are no clusters.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def with_storage(plan: Plan, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``function`` as a Ray task's that writes into the study, in a Ray that runs already, too.
+
+    The storage's URL may hold a password. As a part of the pickled function it stays out of what Ray logs and shows,
+    unlike a task's ``runtime_env``.
+    """
     url = plan.config.hyperopt.storage_url
-    return {"runtime_env": {"env_vars": {STORAGE_URL: url}}} if url is not None else {}
+
+    def task(*arguments: Any) -> Any:
+        if url is not None:
+            os.environ[STORAGE_URL] = url
+        return function(*arguments)
+
+    return task
 
 
 def _reach(address: str) -> None:

@@ -43,7 +43,7 @@ def run_job(config: Config, number: int, objective: Objective | None = None) -> 
         study_name=config.hyperopt.study_name, storage=storage(plan.folder, url), pruner=pruner(plan)
     )
     reporter = _Reporter(plan, study, number)
-    with trial_logs(folder), files.alone(folder):
+    with trial_logs(folder), files.alone(folder), files.full_disk_named(folder):
         try:
             (objective or default_objective())(saved_config(folder / "config.yaml"), reporter)
         except SystemExit as end:  # the trial's end, not that of the process that it runs in

@@ -104,19 +104,18 @@ def in_ray(plan: Plan, resources: dict[str, float], objective: Objective | None)
     """Return jobs that call the objective in Ray tasks, without a Hydra launcher."""
     import ray
 
-    from mistral_ner.hyperopt.cluster import storage_environment
+    from mistral_ner.hyperopt.cluster import with_storage
 
     options: Any = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
-    options |= storage_environment(plan)
 
     def called(config: Config, number: int) -> Ended:
         return _called(config, number, objective)
 
-    trial: Any = ray.remote(**options)(called)
+    trial: Any = ray.remote(**options)(with_storage(plan, called))
     return InRay(plan, lambda asked: trial.remote(_without_password(plan.config), asked.number), lambda ended: ended)
 
 
 def _without_password(config: Config) -> Config:
-    """A task's arguments are shown in Ray's own logs and dashboard; the URL travels in the environment."""
+    """A config may end in a log; the URL travels apart from it."""
     hyperopt = config.hyperopt
     return replace(config, hyperopt=replace(hyperopt, storage_url=hyperopt.storage_url and STORAGE_URL))

@@ -16,14 +16,16 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mistral_ner import files
 from mistral_ner.hyperopt.job import Ended
 from mistral_ner.hyperopt.jobs import InProcess, InRay, Jobs, in_ray
 from mistral_ner.hyperopt.leader import lead
 from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.quoting import quoted
 from mistral_ner.hyperopt.results import Summary, ending_in_order, finish
 from mistral_ner.hyperopt.signals import interruptible
 from mistral_ner.hyperopt.storage import STORAGE_URL
-from mistral_ner.hyperopt.study import WORKER_DIED, Asked, Study
+from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Asked, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import Objective, described
 
@@ -62,7 +64,7 @@ def run(plan: Plan, jobs: Callable[[], Any], train: bool = True) -> Summary:
     """
     if plan.config.hyperopt.storage_url is not None:
         os.environ[STORAGE_URL] = plan.config.hyperopt.storage_url
-    with interruptible(), lead(plan) as study:
+    with interruptible(), files.full_disk_named(plan.folder, again=GO_ON), lead(plan) as study:
         with Watch(study) as watch, ending_in_order(study), jobs() as pool:
             _Loop(study, watch, pool).run()
         return finish(study, train)
@@ -134,7 +136,7 @@ class StudySweeper(OptunaSweeperImpl):
         if type(self.jobs).__name__ != "RayLauncher":
             yield _LauncherJobs(self)
             return
-        from mistral_ner.hyperopt.cluster import cluster, storage_environment
+        from mistral_ner.hyperopt.cluster import cluster, with_storage
 
         with cluster(self.plan) as resources:
             import ray
@@ -142,10 +144,9 @@ class StudySweeper(OptunaSweeperImpl):
 
             setup_globals()
             remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
-            remote |= storage_environment(self.plan)
             merged: Any = OmegaConf.to_container(OmegaConf.merge(remote, self.jobs.ray_cfg.remote), resolve=True)
             # The launcher's own ``launch`` would wait for a whole batch.
-            job = ray.remote(**merged)(_run_job)
+            job = ray.remote(**merged)(with_storage(self.plan, _run_job))
             state = Singleton.get_state()
             yield InRay(
                 self.plan,
@@ -179,7 +180,8 @@ class StudySweeper(OptunaSweeperImpl):
         hyperopt = self.plan.config.hyperopt
         url = [f"hyperopt.storage_url={STORAGE_URL}"] if hyperopt.storage_url is not None else []
         # the default of a study's name holds the time of day
-        return [*given, *url, f"hyperopt.study_name={hyperopt.study_name}"]
+        # Hydra may write its own files: the trials' folders are this study's alone
+        return [*given, *url, "hydra.output_subdir=.hydra", f"hyperopt.study_name={hyperopt.study_name}"]
 
     def _own(self, asked: Asked) -> list[str]:
         settings = [f"{path}={quoted(value)}" for path, value in self.plan.space.by_path(asked.values).items()]
@@ -243,17 +245,3 @@ def _key(override: str) -> str:
 
 def _is_sweep(override: str) -> bool:
     return bool(OverridesParser.create().parse_override(override).is_sweep_override())
-
-
-def quoted(value: Any) -> str:
-    """Return a value in Hydra's override grammar, text in quotes and without interpolation."""
-    if isinstance(value, str):
-        text = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
-        return f"'{text}'"
-    if isinstance(value, list):
-        return f"[{','.join(quoted(item) for item in value)}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{quoted(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, bool) or value is None:
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig
 
 from mistral_ner import config as schema
 from mistral_ner import files
-from mistral_ner.config import Config, ConfigError, Fault
+from mistral_ner.config import Config, ConfigError, Fault, UserError
 from mistral_ner.hyperopt import fits
 from mistral_ner.hyperopt.faults import inert_keys, search_faults, uses_asha, value_at, with_values
 from mistral_ner.hyperopt.search_space import SearchSpace, parse
@@ -117,6 +118,7 @@ class Plan:
             config.training.stop_after = self.reports_per_trial
         if not config.tracking.trials:
             config.tracking.report_to = "none"
+        schema.absolute_paths(config)  # of values that the search has set
         return config
 
 
@@ -152,6 +154,20 @@ def _at_once(config: Config) -> int:
     return fits.trials_at_once(config) if wanted is None else wanted
 
 
+_LAST = list(schema.TrackingConfig.__dataclass_fields__)[-1]  # as to_container orders them
+
+
 def saved_config(path: Path) -> Config:
-    """Read a config that a study has written."""
-    return schema.check(files.read_yaml(path))
+    """Read a config that a study has written.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        container = files.read_yaml(path)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        container = None
+    # of a file that was cut off, the last key is missing
+    if not isinstance(container, dict) or _LAST not in (container.get("tracking") or {}):
+        raise UserError(f"{path} is damaged; fix: restore it from a copy, or search anew under another name")
+    return schema.check(container)

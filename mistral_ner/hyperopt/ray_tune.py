@@ -14,13 +14,14 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from mistral_ner import files
 from mistral_ner.hyperopt.asha import DriverOnly, Promotion, StudyASHA, promotion
 from mistral_ner.hyperopt.cluster import cluster
 from mistral_ner.hyperopt.leader import lead
 from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.results import Summary, ending_in_order, finish
 from mistral_ner.hyperopt.signals import interruptible
-from mistral_ner.hyperopt.study import WORKER_DIED, Study
+from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import FAILURE, Objective, run_trial
 
@@ -35,10 +36,14 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
     Raises:
         UserError: the study exists and is not to be resumed, Ray cannot hold the trials, or no trial completed.
     """
-    with interruptible(), lead(plan) as study:
+    with interruptible(), files.full_disk_named(plan.folder, again=GO_ON), lead(plan) as study:
         with Watch(study) as watch, ending_in_order(study), cluster(plan) as resources:
             searcher = StudySearcher(study, watch, promotion(plan))
-            _tuner(plan, searcher, resources, objective).fit()
+            try:
+                _tuner(plan, searcher, resources, objective).fit()
+            except Exception:  # of Ray's own notes, which it could not write either
+                if study.full_disk is None:
+                    raise
             searcher.end_paused()
         return finish(study, train=objective is None)
 
@@ -95,7 +100,11 @@ class StudySearcher(DriverOnly, Searcher):
             return None
         if self.study.spent:
             return Searcher.FINISHED
-        number = self._next()
+        try:
+            number = self._next()
+        except files.DiskFullError as error:
+            self.study.full_disk = str(error)
+            return Searcher.FINISHED
         if number is None:
             # a running trial may yet make a paused one worth going on with, or be tried again
             return None if self.numbers else Searcher.FINISHED

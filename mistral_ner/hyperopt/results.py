@@ -25,7 +25,7 @@ from mistral_ner.hyperopt.card import settings_name, with_interval
 from mistral_ner.hyperopt.final import Candidate, Final, finalise, keep
 from mistral_ner.hyperopt.plan import Plan, train_again
 from mistral_ner.hyperopt.signals import Interrupted, held, received
-from mistral_ner.hyperopt.study import REASON, Study, any_reaches_target
+from mistral_ner.hyperopt.study import GO_ON, REASON, Study, any_reaches_target
 from mistral_ner.hyperopt.tracked import track_search
 from mistral_ner.hyperopt.watch import shown
 
@@ -92,6 +92,8 @@ def finish(study: Study, train: bool = False) -> Summary:
     if study.interrupted is not None:
         raise Interrupted(study.interrupted)
     reasons = "; ".join(f"{count} x {reason}" for reason, count in summary.failures.items())
+    if study.full_disk is not None:
+        raise files.DiskFullError(study.full_disk)
     if study.broken:
         raise UserError(f"{summary.budget_spent}: {reasons}; see {study.plan.folder}/trial_*/logs.txt")
     if summary.best_trial is None:
@@ -103,7 +105,7 @@ def finish(study: Study, train: bool = False) -> Summary:
 
 
 def _trains_final(study: Study, summary: Summary) -> bool:
-    return study.interrupted is None and not study.broken and summary.n_complete > 0
+    return study.interrupted is None and study.full_disk is None and not study.broken and summary.n_complete > 0
 
 
 def _final(study: Study) -> Final:
@@ -292,7 +294,7 @@ def _print(summary: Summary, study: Study) -> None:
     if (study.plan.folder / "report.html").exists():
         table.add_row("look at it", f"{folder}/report.html")
     if summary.budget_spent or study.interrupted:
-        table.add_row("go on", "the same command with hyperopt.resume=true, or make resume")
+        table.add_row("go on", GO_ON)
     end = "interrupted" if study.interrupted else "completed" if summary.best_trial is not None else "found nothing"
     title = f"{summary.strategy} search {end}"
     # folded lines can be copied, cut ones cannot; into a file or pipe nothing needs to be folded

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 KINDS = ("uniform", "loguniform", "choice", "int", "logint")
 _SEARCHABLE = ("model.", "data.", "training.", "seed")  # the rest says how to search, not what to train
 # trials that differ in these could not be compared
-_COMPARED_BY = {"training.metric", "training.mode", "training.reports", "training.stop_after", "training.threads"}
+_COMPARED_BY = {
+    *("training.metric", "training.mode", "training.reports", "training.stop_after"),
+    *("training.threads", "training.auto_batch"),
+}
 _FIELDS = {"type", "low", "high", "step", "choices", "path", "when"}
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -221,6 +224,9 @@ def _choice(name: str, path: str, spec: Any, when: Any, faults: list[Fault]) -> 
         return None
     if len({json.dumps(choice, sort_keys=True) for choice in choices}) < len(choices):
         faults.append(Fault(key, f"holds a value twice: {list(choices)!r}", f"name each value once in {key}"))
+        return None
+    if "???" in choices:  # in a best_config.yaml it would stand for a value that is not given
+        faults.append(Fault(key, "must not hold '???', which Hydra takes for a missing value", f"take it out of {key}"))
         return None
     return Parameter(name, path, "choice", choices=tuple(choices), when=when)
 

@@ -68,10 +68,14 @@ class Journal(JournalFileBackend):
         lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs).encode()
         self._lock.acquire()
         try:
-            with self.path.open("r+b") as file:
-                file.seek(_whole_lines(file))
+            with self.path.open("r+b", buffering=0) as file:
+                end = file.seek(_whole_lines(file))
                 file.truncate()
-                file.write(lines)
+                try:
+                    _write_all(file, lines)
+                except OSError:  # a full disk may have taken some of them, and who wrote them is told that it took none
+                    file.truncate(end)
+                    raise
         finally:
             self._lock.release()
 
@@ -79,6 +83,11 @@ class Journal(JournalFileBackend):
         """Wait until everything that any process has appended is on the disk."""
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _write_all(file: Any, content: bytes) -> None:
+    while content:
+        content = content[file.write(content) :]
 
 
 def _whole_lines(file: Any) -> int:

@@ -8,17 +8,20 @@ of a budget, stays RUNNING, which a resumed search goes on with.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mistral_ner import files
-from mistral_ner.config import to_container
-from mistral_ner.hyperopt.plan import Plan, trial_name
+from mistral_ner.config import UserError, to_container
+from mistral_ner.hyperopt.plan import Plan, saved_config, trial_name
 from mistral_ner.hyperopt.samplers import INFEASIBLE, Shown, sampler
 from mistral_ner.hyperopt.signals import held
 from mistral_ner.hyperopt.storage import settle
@@ -29,6 +32,7 @@ FAILURES = "failures"  # user attribute of a trial: what broke it before it was 
 SECOND = "second_metric"  # user attribute of a trial: the second metric by report
 STARTED = "started"  # user attribute of a study: when this run of it began, in seconds since the epoch
 SECONDS = "seconds"  # user attribute of a study: wall time of its earlier runs
+GO_ON = "the same command with hyperopt.resume=true, or make resume"
 WORKER_DIED = "the worker process died (killed, or out of memory)"  # a reason
 
 # What may be over when the trial is tried again: a machine that went away, a disk or network that had a bad moment.
@@ -36,8 +40,11 @@ _TRANSIENT = (
     *(WORKER_DIED, "OSError", "TimeoutError", "BlockingIOError", "BrokenPipeError"),
     *("ConnectionError", "ConnectionAbortedError", "ConnectionRefusedError", "ConnectionResetError"),
 )
+_DISK_FULL = files.DiskFullError.__name__
 _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 _ENOUGH_TRIALS = 6  # to judge by how many of them failed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,6 +66,7 @@ class Study:
     started: float = field(default_factory=time.monotonic)
     reports: int = 0  # made so far, over all trials
     interrupted: str | None = None  # by which signal
+    full_disk: str | None = None  # the message of a write that found no room
     _running: dict[int, Trial] = field(default_factory=dict)
     _again: list[int] = field(default_factory=list)  # running trials that nobody works on
     _asked: int = 0
@@ -81,11 +89,15 @@ class Study:
                 self._again.append(trial.number)
 
     def ask(self) -> Asked:
-        """Return the next trial, with its config in its folder: one that was cut off, or a new one."""
+        """Return the next trial, with its config in its folder: one that was cut off, or a new one.
+
+        Raises:
+            DiskFullError: there is no room for it.
+        """
         if self._again:  # a worker that outlives its killed leader may still be at it
             with files.alone(self.plan.folder / trial_name(self._again[0])):
                 pass
-        with held():
+        with held(), files.full_disk_named(self.plan.folder, again=GO_ON):
             # seeded by the trial's number: a resumed search proposes what the unbroken one would have
             self.optuna.sampler = sampler(self.plan, self._again[0] if self._again else self._asked, self._shown)
             if self._again:
@@ -94,16 +106,28 @@ class Study:
                 trial, again = self.optuna.ask(), False
                 self._running[trial.number] = trial
                 self._asked += 1
-            path = self.plan.folder / trial_name(trial.number) / "config.yaml"
-            if again and not path.exists():
+            if again and not self._config_of(trial.number).exists():
                 self._draw_again(trial)
             values = self.plan.space.suggest(trial)  # those that were proposed before it was cut off stay
             # before the trial's folder, which goes by the number; what is reported and ended after it, and lost with
             # the machine, is found in the folder again
             settle(self.optuna._storage)
-            if not path.exists():
-                files.write_yaml(path, to_container(self.plan.trial_config(trial.number, values)))
+            self._write_config(trial.number, values)
             return Asked(trial.number, values, again)
+
+    def _write_config(self, number: int, values: Mapping[str, object]) -> None:
+        """Write a trial's config where it is not there, or is damaged: the study knows what it was."""
+        path = self._config_of(number)
+        if path.exists():
+            try:
+                saved_config(path)
+                return
+            except UserError:
+                log.warning("%s is damaged; written again from the study", path)
+        files.write_yaml(path, to_container(self.plan.trial_config(number, values)))
+
+    def _config_of(self, number: int) -> Path:
+        return self.plan.folder / trial_name(number) / "config.yaml"
 
     def _draw_again(self, trial: Trial) -> None:
         """Bring the sampler to where it was when a proposal was cut off after some of its parameters."""
@@ -132,8 +156,9 @@ class Study:
 
         The disk is not waited for: the trial's folder holds the report, too, and :meth:`catch_up` finds it there.
         """
-        with held():
-            value = record(self.plan, self._running[number], report, metrics)
+        value = _metrics(self.plan, metrics)[0]
+        with held(), self._room():  # without room the report is in the trial's folder alone, until it is caught up with
+            record(self.plan, self._running[number], report, metrics)
         self.count(value)
         return value
 
@@ -163,7 +188,11 @@ class Study:
             The trial; in state RUNNING where it is not over: it goes on at once after a transient failure, or when
             the search is resumed.
         """
-        with held():
+        with held(), self._room():
+            if failure is not None and failure.startswith(_DISK_FULL):
+                self.full_disk = failure.partition(": ")[2]
+            if self.full_disk is not None:  # no fault of the trial
+                return self._frozen(self._running.pop(number))
             reports = self.reports_of(number)
             if failure is None and len(reports) < self.plan.reports_per_trial:
                 # a worker that outlived its killed driver for a moment may have made some that only its folder holds
@@ -174,6 +203,16 @@ class Study:
             if failure is None and not stopped and len(reports) < self.plan.reports_per_trial and self.spent:
                 return self._frozen(self._running.pop(number))
             return self._tell(self._running.pop(number), reports, failure)
+        return self.trials[number]  # there was no room to write how it ended
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Remember a write that found no room: it ends the search, and is no fault of a trial."""
+        try:
+            with files.full_disk_named(self.plan.folder, again=GO_ON):
+                yield
+        except files.DiskFullError as error:
+            self.full_disk = str(error)
 
     def _try_again(self, number: int, failure: str) -> bool:
         trial = self._running[number]
@@ -216,6 +255,8 @@ class Study:
     @property
     def spent(self) -> str | None:
         """Why the search ends before its last trial, or None."""
+        if self.full_disk is not None:
+            return "the disk is full"
         if self.interrupted is not None:
             return f"interrupted ({self.interrupted})"
         rate = self.plan.config.hyperopt.max_failure_rate
@@ -276,21 +317,26 @@ def record(plan: Plan, trial: Trial, report: int, metrics: Mapping[str, object])
     Raises:
         KeyError: the report lacks the metric; the message names those there are.
     """
-    hyperopt = plan.config.hyperopt
-    for wanted in filter(None, (hyperopt.metric, hyperopt.second_metric)):
-        if wanted not in metrics:
-            raise KeyError(f"no report has the metric {wanted!r}; there are: {', '.join(sorted(metrics))}")
-    if hyperopt.second_metric is not None:
+    value, *second = _metrics(plan, metrics)
+    if second:
         seen = dict(trial.user_attrs.get(SECOND, {}))
-        trial.set_user_attr(SECOND, {**seen, str(report): _number(metrics[hyperopt.second_metric])})
-    value = _number(metrics[hyperopt.metric])
+        trial.set_user_attr(SECOND, {**seen, str(report): second[0]})
     # not trial.report: it refuses a study of two metrics
     trial.study._storage.set_trial_intermediate_value(trial._trial_id, report, value)
     return value
 
 
-def _number(value: object) -> float:
-    return float(value)  # type: ignore[arg-type]
+def _metrics(plan: Plan, metrics: Mapping[str, object]) -> list[float]:
+    """Return the metric, and the second one where there is one.
+
+    Raises:
+        KeyError: one is missing.
+    """
+    wanted = [name for name in (plan.config.hyperopt.metric, plan.config.hyperopt.second_metric) if name is not None]
+    for name in wanted:
+        if name not in metrics:
+            raise KeyError(f"no report has the metric {name!r}; there are: {', '.join(sorted(metrics))}")
+    return [float(metrics[name]) for name in wanted]  # type: ignore[arg-type]
 
 
 def spent_budget(plan: Plan, seconds: float, reports: int, reached: bool) -> str | None:

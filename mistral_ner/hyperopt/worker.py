@@ -34,7 +34,7 @@ def run_trial(trial: dict[str, Any], objective: Objective | None = None) -> None
 
             reporter = _Reporter(trial["metric"])
             config = saved_config(folder / "config.yaml")
-            with files.alone(folder):
+            with files.alone(folder), files.full_disk_named(folder):
                 (objective or default_objective())(config, reporter)
         except (Exception, SystemExit) as error:
             log.exception("the trial failed")

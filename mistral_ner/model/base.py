@@ -22,7 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mistral_ner.config import ModelConfig, UserError, nearest
 from mistral_ner.model.hardware import HEADS, attention, device, frozen_dtype, quantization
-from mistral_ner.model.source import check_weights, hub_options, loading_errors, locate
+from mistral_ner.model.source import check_weights, hub_options, loading_errors, locate, may_unpickle
 
 _WEIGHTS_SEED = 0  # of random weights: every process must have the same base
 
@@ -126,7 +126,8 @@ def _key(model: ModelConfig, vocab_size: int) -> str:
 
 
 def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
-    check_weights(source)
+    pickled_too = may_unpickle(model)
+    check_weights(source, pickled_too)
     hub = hub_options(model)
     config = _no_cache(AutoConfig.from_pretrained(source, **hub))
     options: dict[str, Any] = {}
@@ -138,7 +139,8 @@ def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
         config=config,
         dtype=frozen_dtype(model),
         attn_implementation=attention(model),
-        use_safetensors=True,
+        # None: safetensors where there are any, else pickled weights, of which torch then takes tensors alone
+        use_safetensors=None if pickled_too else True,
         output_loading_info=True,
         **hub,
         **options,

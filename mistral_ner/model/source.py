@@ -48,7 +48,7 @@ def check_model(model: ModelConfig) -> None:
     """
     if model.random_init is None:
         folder = Path(locate(model))
-        check_weights(str(folder))
+        check_weights(str(folder), may_unpickle(model))
         if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZERS):
             raise UserError(
                 f"a model folder must hold a tokenizer ({' or '.join(_TOKENIZERS)}), found none in {folder}; "
@@ -59,8 +59,13 @@ def check_model(model: ModelConfig) -> None:
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
 
 
-def check_weights(source: str) -> None:
-    """Refuse a folder without whole safetensors; pickled weights are no substitute, they run code when loaded.
+def may_unpickle(model: ModelConfig) -> bool:
+    """Whether pickled weights are allowed for just this model."""
+    return model.pickled_weights == model.model_name
+
+
+def check_weights(source: str, pickled_too: bool = False) -> None:
+    """Refuse a folder without whole safetensors; pickled weights are a substitute only where they are allowed.
 
     Raises:
         UserError: ``source`` is a folder that holds only pickled weights, or none, or no config, or a broken file.
@@ -77,11 +82,14 @@ def check_weights(source: str) -> None:
         _check_whole(folder, files)
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+    if "pytorch_model.bin" in pickled and pickled_too:
+        return
     if pickled:
         raise UserError(
             f"weights must be in the safetensors format, found only {', '.join(pickled)} in {folder}: pickled weights "
             "can run code when they are loaded; load them where you trust them and call "
-            "model.save_pretrained(FOLDER), then type model.model_name=FOLDER"
+            "model.save_pretrained(FOLDER), then type model.model_name=FOLDER, "
+            f"or allow a pytorch_model.bin whose makers you trust: model.pickled_weights={folder}"
         )
     raise UserError(
         f"a model folder must hold weights (*.safetensors), found none in {folder}; "

@@ -144,6 +144,11 @@ MODELS = {
     "missing folder": model("nope/deep/er", "model.model_name must name a folder that exists", "type model.model_name"),
     "no weights": model("no_weights", "must hold weights (*.safetensors), found none", "copy model.safetensors"),
     "pickled weights": model("pickled", "found only pytorch_model.bin", "model.save_pretrained(FOLDER)"),
+    "another model's weights may be pickled": Case(
+        ("model=minilm", "model.model_name={bad}/pickled", "model.pickled_weights={good}/model"),
+        "found only pytorch_model.bin",
+        "model.pickled_weights={bad}/pickled",
+    ),
     "truncated weights": model("truncated", "must be a whole safetensors file, found ", "copy or download it again"),
     "garbled weights": model("garbled", "must be a whole safetensors file, found ", "copy or download it again"),
     "empty weights": model("empty", "must be a whole safetensors file, found 0 bytes", "copy or download it again"),
@@ -202,6 +207,9 @@ COMMANDS = {
         "shutil.rmtree: a config may name Hydra's and this project's own parts only",
         "take it out",
     ),
+    "a secret": command("+hydra.job.env_set.HF_TOKEN=hf_x", "hydra.job.env_set.HF_TOKEN: would be saved", "export HF"),
+    "a secret of a search": command("-m hyperopt=random +hydra.job.env_set.WANDB_API_KEY=x", "looks like a", "export"),
+    "a secret of a multirun": command("-m seed=1,2 +hydra.job.env_set.DB_PASSWORD=x", "looks like a secret", "export"),
     "a sweeper's own code": command("-m hydra.sweeper._target_=os.system", "os.system: a config may name", "take it"),
 }
 
@@ -230,6 +238,11 @@ SEARCHES = {
         ("-m", "hyperopt=combined", "model=tiny", "hyperopt.results_dir={bad}/empty.txt"),
         "hyperopt.results_dir: must be a folder that can be made, cannot write below the file",
         "hyperopt.results_dir=FOLDER",
+    ),
+    "a choice that stands for a missing value": Case(
+        ("-m", "hyperopt=optuna", "+search_space.cache_dir={type: choice, choices: [a, '???']}"),
+        "search_space.cache_dir.choices: must not hold '???'",
+        "take it out",
     ),
     "bad data": Case(("-m", "hyperopt=random", *DATA["one column"].arguments), "needs at least two columns", "fix:"),
     "bad model": Case(("-m", "hyperopt=optuna", *MODELS["truncated weights"].arguments), "whole safetensors", "again"),
@@ -391,7 +404,58 @@ def test_bad_input(name: str, outcomes: dict[str, Outcome], inputs: dict[str, st
     assert outcome.code == 1, outcome.output
     assert "Traceback" not in outcome.output, outcome.output
     assert case.text.replace("{bad}", inputs["bad"]) in outcome.message, outcome.output
-    assert case.fix in outcome.message, outcome.output
+    assert case.fix.replace("{bad}", inputs["bad"]) in outcome.message, outcome.output
     assert outcome.output.count("error: ") == 1, outcome.output
     assert len(outcome.message) < 1500, outcome.output
     assert outcome.left == [], outcome.output
+
+
+def test_input_that_only_looks_bad(inputs: dict[str, str], tmp_path: Path) -> None:
+    """Windows line ends, a byte-order mark, an I- after another type: read as if they were not there."""
+    text = GOOD_CONLL.encode()
+    files = {
+        "plain": text,
+        "crlf": text.replace(b"\n", b"\r\n"),
+        "bom": b"\xef\xbb\xbf" + text,
+        "stray": text.replace(b"Oslo\tB-LOC", b"Oslo\tI-LOC"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    sweep = ",".join(str(tmp_path / name) for name in files)
+    done = launch(
+        tmp_path,
+        *(
+            "-m",
+            "model=tiny",
+            "data=files",
+            f"data.train_file={sweep}",
+            "data.tag_scheme=iob2",
+            "hyperopt.study_name=s",
+        ),
+        *("training.reports=1", "training.num_epochs=1", "training.threads=1"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = [
+        json.loads((path / "result.json").read_text())["eval_loss"] for path in (tmp_path / "multirun/s").glob("*/")
+    ]
+    assert len(losses) == len(files)
+    assert len(set(losses)) == 1, "they hold the same sentences"
+    assert "stray" in done.stdout, "the file whose tags were mended is named"
+
+
+def test_pickled_weights_that_are_allowed_by_name(inputs: dict[str, str], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(f"{inputs['good']}/model", folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    done = launch(
+        tmp_path,
+        *("model=minilm", f"model.model_name={folder}", f"model.pickled_weights={folder}", "data=files"),
+        *(f"data.train_file={inputs['good']}/train.txt", "training.reports=1", "training.num_epochs=1"),
+        "model.lora_target_modules=all-linear",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.glob("outputs/*/*/adapter/adapter_model.safetensors"))

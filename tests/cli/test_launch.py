@@ -5,6 +5,7 @@ Everything runs in a folder of its own, so that ``outputs/`` and ``multirun/`` l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -141,6 +142,11 @@ def test_one_training(tmp_path: Path, small: list[str]) -> None:
     assert saved["training"]["num_epochs"] == 2
     assert "${" not in (folder / "config.yaml").read_text(), "the saved config is resolved"
     assert not (tmp_path / "multirun").exists()
+    before = checksums(folder)
+    refused = launch(tmp_path, *small, f"hydra.run.dir={folder}", "training.learning_rate=1e-4")
+    assert refused.returncode == 1, shown(refused)
+    assert f"{folder} holds a run of another config (differs in training.learning_rate)" in refused.stderr
+    assert checksums(folder) == before
 
 
 @pytest.mark.timeout(180)
@@ -234,19 +240,22 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(240)
-def test_a_study_is_never_overwritten(search: tuple[Path, list[str], Done]) -> None:
+@pytest.mark.parametrize("strategy", ["combined", "optuna", "none"])
+def test_a_study_is_never_overwritten(search: tuple[Path, list[str], Done], strategy: str) -> None:
+    """By either engine, or by the trainings of an ordinary multirun."""
     folder, command, _ = search
-    before = _state(folder / "multirun")
-    done = launch(folder, *command)
+    before = checksums(folder / "multirun")
+    done = launch(folder, *command, f"hyperopt={strategy}")
     assert done.returncode == 1, shown(done)
-    assert "the study 's' exists already in" in done.stderr
+    said = "is the folder of a search" if strategy == "none" else "the study 's' exists already in"
+    assert said in done.stderr
     assert "hyperopt.study_name=s_2" in done.stderr
     assert "Traceback" not in done.stderr
-    assert _state(folder / "multirun") == before
+    assert checksums(folder / "multirun") == before
 
 
-def _state(folder: Path) -> dict[str, tuple[int, int]]:
-    return {name: ((folder / name).stat().st_mtime_ns, (folder / name).stat().st_size) for name in files_in(folder)}
+def checksums(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files_in(folder)}
 
 
 # --- search spaces from the command line -------------------------------------------------------------------------

@@ -63,6 +63,14 @@ def children(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+def listened_to(pid: int) -> set[str]:
+    """The addresses that a process listens on."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = psutil.Process(pid).net_connections(kind="inet")
+        return {item.laddr.ip.removeprefix("::ffff:") for item in found if item.status == psutil.CONN_LISTEN}
+    return set()
+
+
 def end(processes: list[Any]) -> None:
     deadline = time.monotonic() + 15
     for process in processes:
@@ -104,6 +112,9 @@ def test_a_private_ray_is_gone_afterwards(tmp_path: Path, how: str) -> None:
     assert search.poll() is None
     started = children(search.pid)
     assert any("raylet" in process.name() for process in started)
+    assert {address for process in [search, *started] for address in listened_to(process.pid)} == {"127.0.0.1"}
+    raylet = next(process for process in started if "raylet" in process.name())
+    assert raylet.environ()["RAY_AUTH_MODE"] == "token", "whoever has no token is not served"
     if how == "SIGKILL":
         search.kill()
     output, _ = search.communicate(timeout=120)

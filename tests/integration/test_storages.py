@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from arithmetic import REPORTS, arithmetic, config, states
 from optuna.trial import FrozenTrial, TrialState
 
@@ -193,6 +194,9 @@ def test_password_is_in_no_file_and_no_message(tmp_path: Path, server: str, capf
     assert "postgresql://postgres:***@127.0.0.1" in said
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 5
+    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+    assert any("runtime_env" in path.name for path in logs.iterdir())
+    files += [path for path in logs.rglob("*") if path.is_file()]
     assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
     assert PASSWORD not in said
     # a study whose password is not saved can be looked at once it is given again
