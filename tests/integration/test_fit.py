@@ -29,7 +29,7 @@ def elsewhere(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 def reports(config: dict[str, Any]) -> list[dict[str, Any]]:
     lines = (Path(config["output_dir"]) / "result.json").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "time_s"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in ("time_s", "eval_seconds")} for line in lines]
 
 
 def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
