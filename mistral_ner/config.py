@@ -111,7 +111,7 @@ class TrainingConfig:
 
 @dataclass
 class ResourcesConfig:
-    """What one trial occupies. null: CPUs over ``max_concurrent``, a whole GPU where there is any."""
+    """What one trial occupies. null: the CPUs over ``max_concurrent`` (one on a cluster), a GPU where there is any."""
 
     cpu: float | None = _value(None, above=0)
     gpu: float | None = _value(None, low=0)
@@ -140,6 +140,7 @@ class HyperoptConfig:
     """The search: strategy, sampler, early stopping, budgets, and where the study lies."""
 
     strategy: str = _value("none", choices=STRATEGIES)
+    enabled: bool | None = None  # null: whether there is a strategy, with which it must agree
     num_trials: int = _value(20, low=1)
     max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
     timeout: float | None = _value(None, above=0)  # seconds
@@ -172,6 +173,7 @@ class HyperoptConfig:
     ray_address: str | None = None  # null: a private local Ray
     resources_per_trial: ResourcesConfig = field(default_factory=ResourcesConfig)
     log_to_file: bool = True
+    search_space: dict[str, Any] = field(default_factory=dict)  # where it holds anything, it is the search space
     final: FinalConfig = field(default_factory=FinalConfig)
     merge: bool = False  # also write the final model with its adapter merged into the base weights
     save_best_config: str | None = None  # also write best_config.yaml there
@@ -307,6 +309,8 @@ def _across(config: Config) -> list[Fault]:
     if training.stop_after is not None and training.stop_after > training.reports:
         rule = f"must be at most training.reports={training.reports}, found {training.stop_after}"
         faults.append(Fault("training.stop_after", rule, "training.stop_after=null"))
+    if config.hyperopt.enabled and config.hyperopt.strategy == "none":
+        faults.append(Fault("hyperopt.enabled", "true needs a strategy, found none", "hyperopt=combined"))
     targets = model.lora_target_modules
     if not (
         (isinstance(targets, str) and targets in ("auto", "all-linear"))

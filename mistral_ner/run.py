@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +18,9 @@ from mistral_ner.composing import refuse_secrets
 from mistral_ner.config import UserError, check
 from mistral_ner.errors import shown_to_the_user
 from mistral_ner.progress import check_folder
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ def run(cfg: DictConfig) -> Any:
         refuse_secrets(hydra)
         config = check(cfg)
         if config.hyperopt.strategy != "none":
-            _start_as_a_search(Path(hydra.runtime.output_dir))
+            _start_as_a_search(hydra, config.hyperopt.strategy)
         from mistral_ner.inputs import check_inputs
 
         check_folder(config)
@@ -67,14 +70,26 @@ def _save_composed(cfg: DictConfig, folder: Path) -> None:
 _SHOWN = ("eval_loss", "eval_precision", "eval_recall", "eval_f1")
 
 
-def _start_as_a_search(folder: Path) -> NoReturn:
+def _start_as_a_search(hydra: HydraConf, strategy: str) -> NoReturn:
     """Start this command again with ``-m``: a config that names a strategy is searched, and its winner trained.
 
     Hydra lets no config choose its multirun mode, so that the process has to be replaced.
+
+    Raises:
+        UserError: the strategy was named without its engine, and this command does not say where it belongs.
     """
-    _remove(folder)
+    more = []
+    if not str(hydra.sweeper._target_).startswith("mistral_ner."):  # hyperopt.strategy=…, not hyperopt=…
+        typed = any(override.lstrip("+").startswith("hyperopt=") for override in hydra.overrides.task)
+        if str(hydra.mode) != "RunMode.RUN" or typed or hydra.runtime.choices.get("hyperopt") != "none":
+            raise UserError(
+                f"hyperopt.strategy: {strategy} has no engine here, which the group hyperopt={strategy} brings\n"
+                f"  fix: hyperopt={strategy}, or in a config of yours: defaults: [{strategy}, _self_]"
+            )
+        more = [f"hyperopt={strategy}"]
+    _remove(Path(hydra.runtime.output_dir))
     sys.stdout.flush()
-    os.execv(sys.executable, [*sys.orig_argv, "-m"])
+    os.execv(sys.executable, [*sys.orig_argv, "-m", *more])
 
 
 @contextlib.contextmanager

@@ -178,7 +178,13 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         number, report = trial.config["number"], result[REPORT]
         value = self.study.report(number, report, result)
         self.watch.reported(number, report, value)
-        return str(self.STOP if self.judge(number, report, value) else self.CONTINUE)
+        if self.judge(number, report, value):
+            self.study.rest(number)
+        elif self.study.spent is not None or not self.study.affords(number):
+            self.study.cut(number)
+        else:
+            return str(self.CONTINUE)
+        return str(self.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Nothing to do: every report was judged when it came."""

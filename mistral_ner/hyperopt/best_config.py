@@ -27,7 +27,7 @@ _NOT_THE_TRAINING = ("search_space", "hyperopt", "budget")
 def write_trial(plan: Plan, trial: FrozenTrial, value: float) -> str:
     """Write the config of a trial of the search, the best single one; return what it is in words."""
     config = _read(plan.folder / trial_name(trial.number) / "config.yaml")
-    if trial.state == TrialState.RUNNING:  # it reached the target and went no further
+    if trial.state != TrialState.COMPLETE:  # it reached the target and went no further
         config["training"]["stop_after"] = max(trial.intermediate_values)
     return _write(plan, config, f"trial {trial.number}, the best single trial: {_metric(plan, value)}")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import math
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ import ray
 
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt import fits, reaper
+from mistral_ner.hyperopt.machines import ask_every_machine, one_trial
 from mistral_ner.hyperopt.plan import Plan, cpus_per_trial
 from mistral_ner.hyperopt.signals import handle_again
 from mistral_ner.hyperopt.storage import STORAGE_URL
@@ -35,28 +38,53 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def cluster(plan: Plan) -> Iterator[dict[str, float]]:
-    """Start or join Ray; yields the CPUs and GPUs of one trial. Only what was started here is ended here.
+def joined(plan: Plan) -> Iterator[None]:
+    """Be in the Ray at ``ray_address``, where there is one, before a study is made; it is left running afterwards.
 
     Raises:
-        UserError: there is no Ray at ``ray_address``, or it cannot hold one trial.
+        UserError: there is no Ray, it cannot hold one trial, or one of its machines does not see the results folder.
     """
+    if plan.config.hyperopt.ray_address is None or ray.is_initialized():
+        yield
+        return
+    _prepare_process()
+    _connect(plan)
+    handle_again()
+    try:
+        one_trial(plan)
+        ask_every_machine(plan)
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def cluster(plan: Plan) -> Iterator[dict[str, float]]:
+    """Yield the CPUs and GPUs of one trial in a Ray that is there, or in a private one that is gone afterwards.
+
+    Raises:
+        UserError: Ray cannot hold one trial.
+    """
+    _prepare_process()
+    if ray.is_initialized():
+        with _folder_for_tune():
+            yield one_trial(plan, say=True)
+        return
+    _connect(plan)
+    handle_again()
+    with _gone_afterwards():
+        try:
+            yield one_trial(plan, say=True)
+        finally:
+            ray.shutdown()
+
+
+def _prepare_process() -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     # Ray says at every start that its token authentication is on; it stays on
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if not log.isEnabledFor(logging.DEBUG):
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how a trial ended is ours to say
-    started = not ray.is_initialized()
-    if started:
-        _connect(plan)
-        handle_again()
-    private = started and plan.config.hyperopt.ray_address is None
-    with _gone_afterwards() if private else contextlib.nullcontext():
-        try:
-            yield _resources(plan)
-        finally:
-            if started:
-                ray.shutdown()  # leaves a cluster that was joined
 
 
 @contextmanager
@@ -70,6 +98,23 @@ def _gone_afterwards() -> Iterator[None]:
     finally:
         if process.stdin is not None:
             process.stdin.close()
+
+
+@contextmanager
+def _folder_for_tune() -> Iterator[None]:
+    """Give Ray Tune a folder to put its files together in: a client (``ray://``) has none of Ray's own."""
+    client: Any = ray.util.client.ray
+    if not client.is_connected():
+        yield
+        return
+    storage: Any = importlib.import_module("ray.train._internal.storage")
+    theirs = storage._get_ray_train_session_dir
+    with tempfile.TemporaryDirectory(prefix="mistral_ner-") as folder:
+        storage._get_ray_train_session_dir = lambda: folder
+        try:
+            yield
+        finally:
+            storage._get_ray_train_session_dir = theirs
 
 
 def _connect(plan: Plan) -> None:
@@ -139,33 +184,3 @@ def _reach(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _resources(plan: Plan) -> dict[str, float]:
-    hyperopt = plan.config.hyperopt
-    held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpu = hyperopt.resources_per_trial.gpu
-    one = {
-        "cpu": cpus_per_trial(plan.config),
-        "gpu": float(held.get("GPU", 0) > 0) if gpu is None else gpu,  # null: a whole one, where there are any
-    }
-    for kind, key in (("CPU", "cpu"), ("GPU", "gpu")):
-        if one[key] > held.get(kind, 0):
-            raise UserError(
-                f"hyperopt.resources_per_trial.{key}={one[key]:g}, but Ray has {held.get(kind, 0):g} {kind}s; "
-                f"fix: hyperopt.resources_per_trial.{key}={held.get(kind, 0):g}"
-            )
-    fit = min(int(held.get(kind, 0) // one[key]) for kind, key in (("CPU", "cpu"), ("GPU", "gpu")) if one[key] > 0)
-    cores, gpus = fits.cores(), held.get("GPU", 0)
-    if hyperopt.ray_address is None and hyperopt.resources_per_trial.cpu is None:
-        fit = min(fit, cores)
-    if plan.at_once > fit:
-        share = gpus / plan.at_once
-        log.warning(
-            "hyperopt.max_concurrent=%d, but %d trials at once fit what there is (%d CPUs, %g GPUs)%s",
-            *(plan.at_once, fit, cores, gpus),
-            f"; hyperopt.resources_per_trial.gpu={share:.2g} lets them share GPUs, where memory allows it"
-            if gpu is None and 0 < share < 1
-            else "",
-        )
-    return one

@@ -63,10 +63,15 @@ def budget(plan: Plan) -> str:
 def expected_reports(plan: Plan) -> str:
     """Return how many reports the search makes: all of them, or what ASHA leaves of them on average."""
     trials, whole = plan.config.hyperopt.num_trials, plan.reports_per_trial
+    most = plan.config.hyperopt.max_reports
     if not plan.asha:
-        return f"{trials * whole}, without a pruner"
+        paid = trials if most is None else min(trials, most // whole)
+        pruned = "without a pruner" if plan.config.hyperopt.optuna_pruner == "none" else "or less, by the pruner"
+        return f"{paid * whole}, {pruned}" + (f" ({paid} whole trials)" if paid < trials else "")
     factor, spent, before, share = plan.config.hyperopt.asha_reduction_factor, 0.0, 0, 1.0
     for rung in [*plan.rungs, whole]:
         spent, before = spent + share * (rung - before), rung
         share /= factor
+    if most is not None and most < trials * spent:
+        return f"{most} at most, where {trials} trials would take about {round(trials * spent)}"
     return f"about {round(trials * spent)} of {trials * whole} that running every trial to its end would take"

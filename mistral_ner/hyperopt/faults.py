@@ -61,6 +61,7 @@ def _strategy_faults(config: Config) -> list[Fault]:
         return [Fault("hyperopt.strategy", "a search needs a strategy, found none", "hyperopt=combined")]
     samples = hyperopt.strategy in ("combined", "optuna")
     for key, wanted, acts in (
+        ("enabled", hyperopt.enabled, True),
         ("optuna_enabled", hyperopt.optuna_enabled, samples),
         ("asha_enabled", hyperopt.asha_enabled, uses_asha(config)),
     ):
@@ -91,6 +92,10 @@ def _budget_faults(config: Config) -> list[Fault]:
     if hyperopt.metric != config.training.metric or hyperopt.mode != config.training.mode:
         rule = f"must be the search's metric and mode ({hyperopt.metric}, {hyperopt.mode})"
         faults.append(Fault("training.metric", rule, f"hyperopt.metric={config.training.metric}"))
+    if hyperopt.max_reports is not None and hyperopt.max_reports < (first := _first_leg(config)):
+        rule = f"must pay for one trial up to its {'first rung' if uses_asha(config) else 'end'}, {first} reports"
+        fault = f"{rule}, found {hyperopt.max_reports}"
+        faults.append(Fault("hyperopt.max_reports", fault, f"hyperopt.max_reports={first}"))
     faults += _pareto_faults(config)
     gpu = hyperopt.resources_per_trial.gpu
     trials = hyperopt.max_concurrent or 1
@@ -101,14 +106,25 @@ def _budget_faults(config: Config) -> list[Fault]:
     cpu, most = hyperopt.resources_per_trial.cpu, fits.cores()
     if cpu is not None and hyperopt.ray_address is None and cpu * trials > most:
         rule = f"{trials} trials of {cpu:g} CPUs do not fit this machine's {most}"
-        fit = max(1, int(most // cpu))
-        faults.append(
-            Fault("hyperopt.max_concurrent", rule, f"hyperopt.max_concurrent={fit}, or resources_per_trial.cpu=null")
-        )
+        fix = f"hyperopt.max_concurrent={int(most // cpu)}, or " if cpu <= most else ""
+        faults.append(Fault("hyperopt.max_concurrent", rule, f"{fix}hyperopt.resources_per_trial.cpu=null"))
     if hyperopt.max_concurrent is None and hyperopt.ray_address is not None:
         rule = "must be set with ray_address: what a cluster holds is not known before it is joined"
         faults.append(Fault("hyperopt.max_concurrent", rule, "hyperopt.max_concurrent=8"))
     return faults
+
+
+def _first_leg(config: Config) -> int:
+    """Return the reports of a trial until something may stop it."""
+    if uses_asha(config):
+        return min(first_rung(config), config.hyperopt.asha_max_t)
+    return config.training.stop_after or config.training.reports
+
+
+def first_rung(config: Config) -> int:
+    """Return the report at which ASHA compares trials first."""
+    # entity F1 before a third of a training says little: good settings are often at 0 then (bench/README.md)
+    return config.hyperopt.asha_grace_period or max(1, config.hyperopt.asha_max_t // 3)
 
 
 def _pareto_faults(config: Config) -> list[Fault]:
@@ -193,7 +209,6 @@ _OF_THE_ADAPTER = {
 
 # Keys that act with some strategies only, and with which.
 _ACTS = {
-    "optuna_sampler": ("combined", "optuna"),
     "optuna_pruner": ("optuna",),
     "warm_start": ("combined", "optuna"),
     "optuna_n_startup_trials": ("combined", "optuna"),
@@ -207,16 +222,18 @@ _ACTS = {
 
 
 def inert_keys(config: Config, arguments: Iterable[str]) -> list[str]:
-    """Return a warning for every key set by hand that cannot act with the chosen strategy."""
-    by_hand = [argument.lstrip("+").partition("=")[0] for argument in arguments]
-    hyperopt, warnings = config.hyperopt, []
+    """Return a warning for every key set by hand, typed or in a config file, that cannot act with the strategy."""
+    typed = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    hyperopt, untouched = config.hyperopt, schema.HyperoptConfig(asha_max_t=config.training.reports)
+    warnings = []
     for key, strategies in _ACTS.items():
-        pruned_by_halving = key == "asha_reduction_factor" and hyperopt.optuna_pruner in (
-            "hyperband",
-            "successive_halving",
-        )
-        if f"hyperopt.{key}" in by_hand and hyperopt.strategy not in strategies and not pruned_by_halving:
-            warnings.append(
-                f"hyperopt.{key} does nothing with hyperopt={hyperopt.strategy} (acts with {', '.join(strategies)})"
-            )
+        if f"hyperopt.{key}" not in typed and getattr(hyperopt, key) == getattr(untouched, key):
+            continue
+        if key == "asha_reduction_factor" and hyperopt.optuna_pruner in ("hyperband", "successive_halving"):
+            continue
+        if hyperopt.strategy not in strategies:
+            acts = f"acts with {', '.join(strategies)}"
+            warnings.append(f"hyperopt.{key} does nothing with hyperopt={hyperopt.strategy} ({acts})")
+        elif key == "optuna_n_warmup_steps" and hyperopt.optuna_pruner == "none":
+            warnings.append(f"hyperopt.{key} does nothing without a pruner (hyperopt.optuna_pruner=median)")
     return warnings

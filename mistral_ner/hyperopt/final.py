@@ -24,6 +24,7 @@ from mistral_ner.hyperopt.faults import value_at
 from mistral_ner.hyperopt.logs import trial_logs
 from mistral_ner.hyperopt.plan import Plan, saved_config, trial_name
 from mistral_ner.metrics import IntArray
+from mistral_ner.progress import best_report, reports_on_disk
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +136,19 @@ def keep(plan: Plan, candidate: Candidate) -> Final:
 
     Args:
         plan: the search.
-        candidate: a complete trial; its value is the best of many, and too good to be true.
+        candidate: a trial; its value is the best of many, and too good to be true. One that was cut off, by the
+            target that it reached, has no adapter yet: it is trained again up to its best report.
     """
     assert candidate.trial is not None
     config = saved_config(plan.folder / candidate.name / "config.yaml")
     config.output_dir = str(plan.folder / candidate.name)  # where the study lies now
+    if not (plan.folder / candidate.name / "adapter").is_dir():
+        reports = reports_on_disk(plan.folder / candidate.name)
+        best = best_report(reports, plan.config.hyperopt.metric, plan.sign)
+        config.training.stop_after = int(best["report"]) if best else None
+        config.output_dir = str(plan.folder / FOLDER / "candidates" / candidate.name)
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        _train(config)
     (plan.folder / FOLDER).mkdir(exist_ok=True)
     run = _Run(candidate, {config.seed: (config, float(candidate.value or 0.0))})
     final, scored = _judged(plan, [run], [config.seed], {})

@@ -77,9 +77,9 @@ class _Reporter:
         return self.study.pruner.prune(self.study, trial)
 
     def _budget_is_spent(self) -> bool:
-        hyperopt, values = self.plan.config.hyperopt, list[float]()
-        if hyperopt.max_reports is not None or hyperopt.target is not None:  # reading all trials is not free
+        """Whether time or the target ends the search; max_reports has paid for the whole trial before it began."""
+        values = list[float]()
+        if self.plan.config.hyperopt.target is not None:  # reading all trials is not free
             trials = self.study.get_trials(deepcopy=False)
             values = [value for trial in trials for value in trial.intermediate_values.values()]
-        reached = any_reaches_target(self.plan, values)
-        return spent_budget(self.plan, time.time() - self.started, len(values), reached) is not None
+        return spent_budget(self.plan, time.time() - self.started, any_reaches_target(self.plan, values)) is not None

@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mistral_ner import files
+from mistral_ner.config import ResourcesConfig
 from mistral_ner.hyperopt.job import Ended
 from mistral_ner.hyperopt.jobs import InProcess, InRay, Jobs, in_ray
 from mistral_ner.hyperopt.leader import lead
@@ -57,17 +58,34 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
     return run(plan, jobs, train=objective is None)
 
 
-def run(plan: Plan, jobs: Callable[[], Any], train: bool = True) -> Summary:
+def run(plan: Plan, jobs: Callable[[], Any], train: bool = True, in_ray: bool = True) -> Summary:
     """Ask for trials and give them to ``jobs()``, a context manager, until the budget is spent.
 
-    ``train`` says whether the trials were trainings, so that a final model can follow.
+    Args:
+        plan: the checked search.
+        jobs: makes what runs the trials.
+        train: whether the trials were trainings, so that a final model can follow.
+        in_ray: whether ``hyperopt.ray_address`` counts.
     """
     if plan.config.hyperopt.storage_url is not None:
         os.environ[STORAGE_URL] = plan.config.hyperopt.storage_url
-    with interruptible(), files.full_disk_named(plan.folder, again=GO_ON), lead(plan) as study:
+    with (
+        interruptible(),
+        _joined(plan) if in_ray else nullcontext(),
+        files.full_disk_named(plan.folder, again=GO_ON),
+        lead(plan) as study,
+    ):
         with Watch(study) as watch, ending_in_order(study), jobs() as pool:
             _Loop(study, watch, pool).run()
         return finish(study, train)
+
+
+def _joined(plan: Plan) -> AbstractContextManager[None]:
+    if plan.config.hyperopt.ray_address is None:
+        return nullcontext()
+    from mistral_ner.hyperopt.cluster import joined  # late: trials in this process need no Ray
+
+    return joined(plan)
 
 
 class _Loop:
@@ -80,7 +98,7 @@ class _Loop:
     def run(self) -> None:
         study, jobs = self.study, self.jobs
         while (not study.complete and not study.spent) or jobs.running:
-            while jobs.free and not study.complete and not study.spent:
+            while jobs.free and not study.complete and not study.spent and study.affords():
                 asked = study.ask()
                 self.watch.asked(asked)
                 if not asked.again or self._goes_on(asked.number):
@@ -105,7 +123,7 @@ class _Loop:
         shown = self._shown.setdefault(number, 0)
         values = self.study.reports_of(number)
         for report in sorted(values)[shown:]:
-            self.study.count(values[report])
+            self.study.count(number, values[report])
             self.watch.reported(number, report, values[report])
         self._shown[number] = len(values)
 
@@ -129,11 +147,11 @@ class StudySweeper(OptunaSweeperImpl):
 
     def search(self) -> Summary:
         """Run the whole search and return its summary."""
-        return run(self.plan, self._jobs)
+        return run(self.plan, self._jobs, in_ray=self._uses_ray)
 
     @contextmanager
     def _jobs(self) -> Iterator[Jobs]:
-        if type(self.jobs).__name__ != "RayLauncher":
+        if not self._uses_ray:
             yield _LauncherJobs(self)
             return
         from mistral_ner.hyperopt.cluster import cluster, with_storage
@@ -153,6 +171,10 @@ class StudySweeper(OptunaSweeperImpl):
                 lambda asked: job.remote(self.hydra, self._job_config(asked), self.jobs.task_function, state),
                 _ended,
             )
+
+    @property
+    def _uses_ray(self) -> bool:
+        return type(self.jobs).__name__ == "RayLauncher"
 
     @cached_property
     def _without_settings(self) -> DictConfig:
@@ -199,8 +221,11 @@ class _LauncherJobs:
         self.sweeper = sweeper
         name = type(sweeper.jobs).__name__
         self.width = 1 if name == "BasicLauncher" else sweeper.plan.at_once
+        hyperopt = sweeper.plan.config.hyperopt
         if sweeper.plan.at_once > self.width:
             log.warning("%s runs one trial at a time; hydra/launcher=ray runs max_concurrent at once", name)
+        if hyperopt.ray_address is not None or hyperopt.resources_per_trial != ResourcesConfig():
+            log.warning("hyperopt.ray_address and resources_per_trial do nothing with %s; hydra/launcher=ray", name)
         self.waiting: list[Asked] = []
         self.running: list[int] = []
 

@@ -16,7 +16,7 @@ from mistral_ner import config as schema
 from mistral_ner import files
 from mistral_ner.config import Config, ConfigError, Fault, UserError
 from mistral_ner.hyperopt import fits
-from mistral_ner.hyperopt.faults import inert_keys, search_faults, uses_asha, value_at, with_values
+from mistral_ner.hyperopt.faults import first_rung, inert_keys, search_faults, uses_asha, value_at, with_values
 from mistral_ner.hyperopt.search_space import SearchSpace, parse
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,15 @@ class Plan:
         if config is None:
             raise ConfigError(faults)
         arguments = list(arguments)
+        if config.hyperopt.search_space:
+            config.search_space, config.hyperopt.search_space = config.hyperopt.search_space, {}
         space, space_faults = parse(config.search_space, arguments)
         faults += space_faults
         if not space_faults and not len(space):
             faults.append(Fault("search_space", "holds no parameter to search", "search_space=lora"))
         found = search_faults(config, space)
+        if space_faults:  # what is enqueued may be for parameters that could not be read
+            found = [fault for fault in found if not fault.key.startswith("hyperopt.enqueue")]
         faults += [fault for fault in found if fault.key not in {known.key for known in faults}]
         if (strategy := config.hyperopt.strategy) not in strategies:
             rule = f"this engine follows {' and '.join(strategies)}, found {strategy}"
@@ -107,6 +111,11 @@ class Plan:
             rung *= hyperopt.asha_reduction_factor
         return rungs
 
+    def leg(self, made: int) -> int:
+        """Return how many reports a trial that has made ``made`` makes until ASHA judges it again, or to its end."""
+        stops = [*(self.rungs if self.asha else []), self.reports_per_trial]
+        return next((stop - made for stop in stops if stop > made), 0)
+
     def trial_config(self, number: int, values: Mapping[str, Any]) -> Config:
         """Return the config of one trial; ``values`` by parameter name."""
         config = with_values(self.config, self.space.by_path(values))
@@ -137,15 +146,16 @@ def _settled(config: Config) -> Config:
     config.hyperopt.max_concurrent = _at_once(config)
     if config.training.threads is None:
         config.training.threads = max(1, int(cpus_per_trial(config)))
-    if config.hyperopt.asha_grace_period is None:
-        # entity F1 before a third of a training says little: good settings are often at 0 then (bench/README.md)
-        config.hyperopt.asha_grace_period = max(1, config.hyperopt.asha_max_t // 3)
+    if config.hyperopt.asha_grace_period is None and uses_asha(config):
+        config.hyperopt.asha_grace_period = first_rung(config)
     return config
 
 
 def cpus_per_trial(config: Config) -> float:
-    """Return the CPUs of one trial: what is asked for, or the machine's share."""
+    """Return the CPUs of one trial: what is asked for, else one on a cluster, or this machine's share."""
     wanted = config.hyperopt.resources_per_trial.cpu
+    if wanted is None and config.hyperopt.ray_address is not None:
+        return 1.0
     return wanted if wanted is not None else max(0.01, round(fits.cores() / _at_once(config), 2))
 
 

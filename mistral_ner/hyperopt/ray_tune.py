@@ -16,7 +16,7 @@ from ray.tune.stopper import Stopper
 
 from mistral_ner import files
 from mistral_ner.hyperopt.asha import DriverOnly, Promotion, StudyASHA, promotion
-from mistral_ner.hyperopt.cluster import cluster
+from mistral_ner.hyperopt.cluster import cluster, joined
 from mistral_ner.hyperopt.leader import lead
 from mistral_ner.hyperopt.plan import Plan, trial_name
 from mistral_ner.hyperopt.results import Summary, ending_in_order, finish
@@ -36,11 +36,16 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
     Raises:
         UserError: the study exists and is not to be resumed, Ray cannot hold the trials, or no trial completed.
     """
-    with interruptible(), files.full_disk_named(plan.folder, again=GO_ON), lead(plan) as study:
+    with (
+        interruptible(),
+        joined(plan),
+        files.full_disk_named(plan.folder, again=GO_ON),
+        lead(plan) as study,
+    ):
         with Watch(study) as watch, ending_in_order(study), cluster(plan) as resources:
             searcher = StudySearcher(study, watch, promotion(plan))
             try:
-                _tuner(plan, searcher, resources, objective).fit()
+                _run(plan, searcher, resources, objective)
             except Exception:  # of Ray's own notes, which it could not write either
                 if study.full_disk is None:
                     raise
@@ -48,29 +53,28 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
         return finish(study, train=objective is None)
 
 
-def _tuner(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> tune.Tuner:
-    hyperopt, bundle = plan.config.hyperopt, [{"CPU": resources["cpu"], "GPU": resources["gpu"]}]
+def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> None:
+    bundle = [{"CPU": resources["cpu"], "GPU": resources["gpu"]}]
 
     def trial(config: dict[str, Any]) -> None:
         run_trial(config, objective)
 
-    return tune.Tuner(
+    # Not tune.Tuner: with ray://… it would move searcher and scheduler to the cluster, away from the study.
+    tune.run(
         tune.with_resources(trial, PlacementGroupFactory(bundle)),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=searcher.scheduler,
-            num_samples=-1,  # the searcher says when it has no more
-            reuse_actors=True,
-            trial_dirname_creator=_only_folder,
-            trial_name_creator=_folder_name,
-        ),
-        run_config=tune.RunConfig(
-            name=plan.folder.name,
-            storage_path=hyperopt.results_dir,
-            stop=_BudgetIsSpent(searcher.study),
-            verbose=0,
-            log_to_file=False,
-        ),
+        name=plan.folder.name,
+        storage_path=plan.config.hyperopt.results_dir,
+        search_alg=searcher,
+        scheduler=searcher.scheduler,
+        stop=_BudgetIsSpent(searcher.study),
+        num_samples=-1,  # the searcher says when it has no more
+        reuse_actors=True,
+        trial_dirname_creator=_only_folder,
+        trial_name_creator=_folder_name,
+        verbose=0,
+        log_to_file=False,
+        raise_on_failed_trial=False,  # the study has every trial's end
+        _remote=False,
     )
 
 
@@ -120,10 +124,12 @@ class StudySearcher(DriverOnly, Searcher):
         """Return the trial to start: one that waits at a rung, one that was cut off, or a new one."""
         while True:
             number = self.rule.next() if self.rule is not None else None
-            if number is not None:
+            if number is not None and self.study.affords(number):
                 self.study.take(number)
                 return number
-            if self.study.complete:
+            if number is not None:
+                continue  # it waits on; max_reports may still pay for another
+            if self.study.complete or not self.study.affords():
                 return None
             asked = self.study.ask()
             self.watch.asked(asked)
@@ -133,12 +139,14 @@ class StudySearcher(DriverOnly, Searcher):
     def _goes_on(self, number: int) -> bool:
         """Whether a trial that was cut off has something left to run, by the reports that were not judged yet."""
         if self.rule is not None and number in self.rule.paused:
+            self.study.rest(number)
             return False
         missed = self.study.catch_up(number)
         if number not in self.scheduler.stopped and not any(
             self.scheduler.judge(number, report, value) for report, value in sorted(missed.items())
         ):
             return True
+        self.study.rest(number)
         if self.rule is None or number not in self.rule.paused:
             self.watch.ended(self.study.end(number, stopped=True))
         return False

@@ -105,23 +105,27 @@ def finish(study: Study, train: bool = False) -> Summary:
 
 
 def _trains_final(study: Study, summary: Summary) -> bool:
-    return study.interrupted is None and study.full_disk is None and not study.broken and summary.n_complete > 0
+    return study.interrupted is None and study.full_disk is None and not study.broken and summary.best_trial is not None
 
 
 def _final(study: Study) -> Final:
-    complete = _complete(study)
+    found = [
+        Candidate(trial.number, study.plan.space.decode(trial.params), best_of(study.plan, trial)[1])
+        for trial in _eligible(study)
+    ]
     if study.plan.config.hyperopt.final.enabled:
-        return finalise(study.plan, complete)
-    best = min(complete, key=lambda one: (-study.plan.sign * (one.value or 0.0), one.trial))
+        return finalise(study.plan, found)
+    best = min(found, key=lambda one: (-study.plan.sign * (one.value or 0.0), one.trial))
     return keep(study.plan, best)
 
 
-def _complete(study: Study) -> list[Candidate]:
-    plan = study.plan
+def _eligible(study: Study) -> list[FrozenTrial]:
+    """Return the trials that may win: the complete ones, and those cut off at the target that they reached."""
     return [
-        Candidate(trial.number, plan.space.decode(trial.params), best_of(plan, trial)[1])
+        trial
         for trial in study.trials
         if trial.state == TrialState.COMPLETE
+        or (trial.state == TrialState.RUNNING and any_reaches_target(study.plan, trial.intermediate_values.values()))
     ]
 
 
@@ -149,17 +153,11 @@ def _report(study: Study, summary: Summary) -> None:
 
 
 def summarise(study: Study) -> Summary:
-    """Count a study's trials and find the best complete one; works on a running study too."""
+    """Count a study's trials and find the best; works on a running study too."""
     trials, hyperopt = study.trials, study.plan.config.hyperopt
     by_state = {state: [t for t in trials if t.state == state] for state in TrialState}
     complete = by_state[TrialState.COMPLETE]
-    # a search that may end at a target is also won by the trial that reached it, wherever it was
-    reached = [
-        t for t in by_state[TrialState.RUNNING] if any_reaches_target(study.plan, t.intermediate_values.values())
-    ]
-    best = max(
-        [*complete, *reached], key=lambda t: (study.plan.sign * best_of(study.plan, t)[1], -t.number), default=None
-    )
+    best = max(_eligible(study), key=lambda t: (study.plan.sign * best_of(study.plan, t)[1], -t.number), default=None)
     failures: dict[str, int] = {}
     for trial in by_state[TrialState.FAIL]:
         reason = str(trial.user_attrs.get(REASON, "unknown"))

@@ -25,6 +25,7 @@ _COMPARED_BY = {
     *("training.metric", "training.mode", "training.reports", "training.stop_after"),
     *("training.threads", "training.auto_batch"),
 }
+_GROUPS = ("model", "data", "training", "search_space", "hyperopt", "budget", "tracking", "debug")
 _FIELDS = {"type", "low", "high", "step", "choices", "path", "when"}
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -307,6 +308,10 @@ def _apply(override: Any, found: dict[str, Parameter], faults: list[Fault]) -> N
     if not override.is_sweep_override():
         if same is not None and not override.is_delete():
             del found[same]
+        return
+    if path in _GROUPS:
+        rule = "a whole group cannot be searched, only single keys under it"
+        faults.append(Fault(path, rule, f"a search for each {path}=…; mistral_ner.hyperopt.report shows them together"))
         return
     if path not in searchable_keys() and not path.startswith("model.random_init."):
         hint = nearest(path, searchable_keys())

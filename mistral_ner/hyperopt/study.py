@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,9 @@ class Study:
     full_disk: str | None = None  # the message of a write that found no room
     _running: dict[int, Trial] = field(default_factory=dict)
     _again: list[int] = field(default_factory=list)  # running trials that nobody works on
+    _at_work: set[int] = field(default_factory=set)  # running trials that make their next report
+    _made: Counter[int] = field(default_factory=Counter)  # reports by trial
+    _unpaid: set[int] = field(default_factory=set)  # trials that a budget does not take any further
     _asked: int = 0
     _ended: int = 0
     _failed: int = 0
@@ -83,7 +87,7 @@ class Study:
             self._ended += trial.state.is_finished()
             self._failed += trial.state == TrialState.FAIL
             for value in trial.intermediate_values.values():
-                self.count(value)
+                self.count(trial.number, value)
             if trial.state == TrialState.RUNNING:
                 self._running[trial.number] = Trial(self.optuna, trial._trial_id)
                 self._again.append(trial.number)
@@ -106,6 +110,7 @@ class Study:
                 trial, again = self.optuna.ask(), False
                 self._running[trial.number] = trial
                 self._asked += 1
+            self._at_work.add(trial.number)
             if again and not self._config_of(trial.number).exists():
                 self._draw_again(trial)
             values = self.plan.space.suggest(trial)  # those that were proposed before it was cut off stay
@@ -137,9 +142,32 @@ class Study:
                 self.optuna.sampler.sample_independent(self.optuna, cut, name, distribution)
 
     def take(self, number: int) -> None:
-        """Say that somebody works on a trial that was cut off, without :meth:`ask`."""
+        """Say that somebody works on a trial that was cut off or rested, without :meth:`ask`."""
+        self._at_work.add(number)
         if number in self._again:
             self._again.remove(number)
+
+    def rest(self, number: int) -> None:
+        """Say that a running trial makes no report for now, or none any more."""
+        self._at_work.discard(number)
+
+    def affords(self, number: int | None = None) -> bool:
+        """Whether ``max_reports`` pays for a trial up to where it is judged next, beside those that are on their way.
+
+        Args:
+            number: a running trial, or None for the one that :meth:`ask` would return.
+        """
+        most = self.plan.config.hyperopt.max_reports
+        if most is None:
+            return True
+        made = self._made[self._again[0] if number is None and self._again else -1 if number is None else number]
+        others = sum(self.plan.leg(self._made[other]) for other in self._at_work if other != number)
+        return self.reports + others + self.plan.leg(made) <= most
+
+    def cut(self, number: int) -> None:
+        """Say that a spent budget does not take a running trial any further; a resumed search may."""
+        self._unpaid.add(number)
+        self.rest(number)
 
     def catch_up(self, number: int) -> dict[int, float]:
         """Record the reports in a trial's folder that the study has not seen, which a crash can part, and return them.
@@ -159,12 +187,13 @@ class Study:
         value = _metrics(self.plan, metrics)[0]
         with held(), self._room():  # without room the report is in the trial's folder alone, until it is caught up with
             record(self.plan, self._running[number], report, metrics)
-        self.count(value)
+        self.count(number, value)
         return value
 
-    def count(self, value: float) -> None:
-        """Count a report towards ``max_reports`` and ``target``."""
+    def count(self, number: int, value: float) -> None:
+        """Count a trial's report towards ``max_reports`` and ``target``."""
         self.reports += 1
+        self._made[number] += 1
         self._reached = self._reached or reaches_target(self.plan, value)
 
     def reports_of(self, number: int) -> dict[int, float]:
@@ -198,9 +227,11 @@ class Study:
                 # a worker that outlived its killed driver for a moment may have made some that only its folder holds
                 self.catch_up(number)
                 reports = self.reports_of(number)
+            over = self.spent is not None or number in self._unpaid
+            self.rest(number)
             if failure is not None and self._try_again(number, failure):
                 return self._frozen(self._running[number])
-            if failure is None and not stopped and len(reports) < self.plan.reports_per_trial and self.spent:
+            if failure is None and not stopped and len(reports) < self.plan.reports_per_trial and over:
                 return self._frozen(self._running.pop(number))
             return self._tell(self._running.pop(number), reports, failure)
         return self.trials[number]  # there was no room to write how it ended
@@ -262,7 +293,9 @@ class Study:
         rate = self.plan.config.hyperopt.max_failure_rate
         if self._ended >= _ENOUGH_TRIALS and self._failed > rate * self._ended:
             return f"{self._failed} of {self._ended} trials failed (max_failure_rate={rate:.2g})"
-        return spent_budget(self.plan, self.seconds, self.reports, self._reached)
+        if not self._at_work and not self.affords():
+            return f"the reports are spent (max_reports={self.plan.config.hyperopt.max_reports})"
+        return spent_budget(self.plan, self.seconds, self._reached)
 
     @property
     def ended(self) -> int:
@@ -339,13 +372,11 @@ def _metrics(plan: Plan, metrics: Mapping[str, object]) -> list[float]:
     return [float(metrics[name]) for name in wanted]  # type: ignore[arg-type]
 
 
-def spent_budget(plan: Plan, seconds: float, reports: int, reached: bool) -> str | None:
-    """Return which of timeout, ``max_reports`` and target is used up, in words, or None."""
+def spent_budget(plan: Plan, seconds: float, reached: bool) -> str | None:
+    """Return which of timeout and target is used up, in words, or None."""
     hyperopt = plan.config.hyperopt
     if hyperopt.timeout is not None and seconds >= hyperopt.timeout:
         return f"time ran out (timeout={hyperopt.timeout:g} s)"
-    if hyperopt.max_reports is not None and reports >= hyperopt.max_reports:
-        return f"the reports are spent (max_reports={hyperopt.max_reports})"
     return f"the target is reached ({hyperopt.metric} {hyperopt.target:g})" if reached else None
 
 

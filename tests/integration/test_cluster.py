@@ -15,7 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from arithmetic import run
 from test_contract import start
+
+from mistral_ner.config import UserError
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(240)
@@ -32,25 +35,43 @@ def ran(folder: Path, strategy: str, **hyperopt: Any) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def running_ray() -> Iterator[str]:
-    """``ray start --head`` on loopback, in processes of its own; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-    command += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    head = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def running_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Two machines of two CPUs, each ``ray start`` on loopback; yields their cluster's address in every form."""
+    port, client = free_ports(2)
+    shape = ["--block", "--num-cpus=2", "--disable-usage-stats"]
+    head = [f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false", "--head"]
+    folder = tmp_path_factory.mktemp("elsewhere")  # what the machines take for the working directory
+    machines = [machine(folder, *shape, *head)]
     try:
-        until(lambda: reachable(port) or head.poll() is not None, 60)
-        assert head.poll() is None, head.communicate()[0]
-        time.sleep(2)  # the node itself follows the control store
-        yield f"127.0.0.1:{port}"
-        assert head.poll() is None, "the cluster was ended by a search that only joined it"
+        until(lambda: reachable(port) or machines[0].poll() is not None, 60)
+        machines.append(machine(folder, *shape, f"--address=127.0.0.1:{port}"))
+        until(lambda: reachable(client) or machines[0].poll() is not None, 60)
+        time.sleep(5)  # the nodes themselves follow the control store
+        assert [one.poll() for one in machines] == [None, None], [one.communicate()[0] for one in machines]
+        yield {"host:port": f"127.0.0.1:{port}", "ray://": f"ray://127.0.0.1:{client}", "auto": "auto"}
+        assert [one.poll() for one in machines] == [None, None], "a search that only joined the cluster ended it"
     finally:
-        processes = [head, *children(head.pid)]
-        head.send_signal(signal.SIGTERM)
+        processes = [*machines, *(child for one in machines for child in children(one.pid))]
+        for one in reversed(machines):
+            one.send_signal(signal.SIGTERM)
         end(processes)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [int(free.getsockname()[1]) for free in sockets]
+
+
+def machine(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a machine of a cluster, in processes of its own."""
+    command = [str(Path(sys.executable).with_name("ray")), "start", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if Path("~/.ray/auth_token").expanduser().exists():
+        env["RAY_AUTH_MODE"] = "token"  # a head takes up this machine's token by itself, a second machine does not
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def reachable(port: int) -> bool:
@@ -88,13 +109,75 @@ def until(true: Any, seconds: float) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("strategy", ["combined", "optuna"])
-def test_a_running_cluster_is_joined_and_left_running(tmp_path: Path, running_ray: str, strategy: str) -> None:
-    search = ran(tmp_path, strategy, ray_address=running_ray)
-    output = search.stdout
-    assert search.returncode == 0, output
-    assert "4 trials" in output or "completed" in output
-    assert reachable(int(running_ray.rpartition(":")[2]))
+def noting(together: int) -> Any:
+    """Return an objective that notes where and when it ran; none goes on before so many have begun."""
+
+    def objective(config: Any, report: Any) -> None:
+        import time as time_
+        from pathlib import Path as Path_
+
+        import ray
+
+        where, began = ray.get_runtime_context().get_node_id(), time_.time()
+        folder = Path_(config.output_dir)
+        (folder / "began").touch()
+        while len(list(folder.parent.glob("trial_*/began"))) < together and time_.time() < began + 60:
+            time_.sleep(0.1)
+        for number in range(1, config.training.reports + 1):
+            report(number, {"eval_f1": 0.5 + number / 100 + config.training.learning_rate})
+        (folder / "ran.txt").write_text(f"{where} {began} {time_.time()}")
+
+    return objective
+
+
+def at_once(spans: list[tuple[float, float]]) -> int:
+    """The most of these times that overlap."""
+    return max(sum(began <= start < ended for began, ended in spans) for start, _ in spans)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "address", "max_concurrent", "cpu", "together"),
+    [  # as many at once as the search allows, or as the machines hold
+        ("combined", "ray://", 3, 1, 3),
+        ("asha", "auto", 4, 2, 2),
+        ("optuna", "host:port", 4, 2, 2),
+        ("random", "ray://", 3, 1, 3),
+    ],
+)
+def test_a_running_cluster_is_joined_and_its_machines_share_the_trials(
+    tmp_path: Path,
+    running_ray: dict[str, str],
+    strategy: str,
+    address: str,
+    max_concurrent: int,
+    cpu: int,
+    together: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", running_ray["host:port"])  # what auto finds
+    chosen = {"max_concurrent": max_concurrent, "resources_per_trial": {"cpu": cpu}, "asha_grace_period": 9}
+    summary, _ = run(tmp_path, strategy, noting(together), ray_address=running_ray[address], num_trials=8, **chosen)
+    assert (summary.n_complete, summary.reports_run) == (8, 72)
+    ran = [path.read_text().split() for path in tmp_path.glob("s/trial_*/ran.txt")]
+    spans = {where: [(float(a), float(b)) for there, a, b in ran if there == where] for where, _, _ in ran}
+    assert len(spans) == 2, "both machines work"
+    assert at_once([span for there in spans.values() for span in there]) == together
+    assert all(at_once(there) <= 2 // cpu for there in spans.values()), "no machine has more than it holds"
+    assert reachable(int(running_ray["host:port"].rpartition(":")[2])), "it runs on"
+
+
+def test_what_the_machines_do_not_have(
+    tmp_path: Path, running_ray: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before a study is made."""
+    address = running_ray["host:port"]
+    with pytest.raises(UserError, match=r"cpu=3, but no machine of this Ray has more than 2 CPUs; fix: .*cpu=2"):
+        run(tmp_path, "combined", ray_address=address, resources_per_trial={"cpu": 3})
+    monkeypatch.chdir(tmp_path)
+    elsewhere = Path("/proc/self/cwd/results")  # a path that says another folder to every process
+    with pytest.raises(UserError, match=r"results is not seen by .*; fix: hyperopt.results_dir=FOLDER on a disk that"):
+        run(elsewhere, "optuna", ray_address=address)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
@@ -103,6 +186,7 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     assert search.returncode != 0
     assert "no Ray cluster at hyperopt.ray_address=127.0.0.1:1" in output
     assert "fix: ray start --head there first, or hyperopt.ray_address=null for a private one" in output
+    assert list(tmp_path.iterdir()) == [], "no study was made"
 
 
 @pytest.mark.parametrize("how", ["ends", "SIGKILL"])

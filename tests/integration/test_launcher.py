@@ -1,4 +1,4 @@
-"""``optuna`` and ``random`` as jobs of Hydra's Ray launcher, through Hydra itself; only the training is arithmetic."""
+"""``optuna`` and ``random`` as jobs of Hydra launchers, through Hydra itself; only the training is arithmetic."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ main()
 """
 
 
-@pytest.mark.parametrize("strategy", ["optuna", "random"])
-def test_the_ray_launcher_runs_jobs_side_by_side(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(("strategy", "launcher"), [("optuna", "ray"), ("random", "ray"), ("optuna", "joblib")])
+def test_a_launcher_runs_jobs_side_by_side(tmp_path: Path, strategy: str, launcher: str) -> None:
+    """Ray's, whose free slots are filled at once, and one that returns when all it was given are done."""
     app = tmp_path / "app.py"
     app.write_text(APP.format(conf=str(ROOT / "conf")))
     pruner = ["hyperopt.optuna_pruner=median", "hyperopt.optuna_n_startup_trials=2"] if strategy == "optuna" else []
     done = subprocess.run(
         [
-            *(sys.executable, str(app), "-m", f"hyperopt={strategy}", "hydra/launcher=ray", "model=tiny"),
+            *(sys.executable, str(app), "-m", f"hyperopt={strategy}", f"hydra/launcher={launcher}", "model=tiny"),
             *("hyperopt.num_trials=8", "hyperopt.max_concurrent=2", "hyperopt.study_name=s"),
             *(f"hyperopt.results_dir={tmp_path}", "training.weight_decay=0.02", *pruner),
             *(
