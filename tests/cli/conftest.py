@@ -1,0 +1,12 @@
+"""What the tests of the commands share."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def small(toy_files: dict[str, str]) -> list[str]:
+    """Overrides for a training of about a second."""
+    paths = [f"data.{name}={path}" for name, path in toy_files.items()]
+    return ["model=tiny", "data=files", *paths, "training.reports=3", "training.num_epochs=2", "training.threads=1"]
