@@ -53,6 +53,8 @@ def test_learns_and_returns_its_best_report(tiny: dict[str, Any]) -> None:
     folder = Path(tiny["output_dir"])
     assert {"config.yaml", "result.json", "checkpoint.json", "adapter"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "checkpoint").exists(), "a finished training needs no state to go on from"
+    assert {row["adapter_parameters"] for row in reports(tiny)} == {sum(one.size for one in weights(tiny).values())}
+    assert all(json.loads(line)["eval_seconds"] > 0 for line in (folder / "result.json").read_text().splitlines())
 
 
 def test_same_seed_same_bits_other_seed_other_bits(tiny: dict[str, Any]) -> None:
