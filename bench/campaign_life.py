@@ -19,6 +19,7 @@ from typing import Any
 from arithmetic import config, value_of
 
 from mistral_ner.hyperopt import search
+from mistral_ner.hyperopt.storage import Journal
 from mistral_ner.progress import Progress, reports_on_disk
 
 ORDERS, DEATHS = "orders", "deaths.txt"  # beside the study's folder
@@ -61,22 +62,34 @@ def take_an_order(folder: Path) -> None:
 
 
 def die_in_a_write(folder: Path, who: str, of: str, nth: int, cut: float) -> None:
-    """Have this process killed in a write, when what was written is in the file but not yet on the disk."""
-    on_disk, left = os.fsync, nth
+    """Have this process killed in a write: of the journal, or of a file before it is renamed into its place."""
+    on_disk, append, left = os.fsync, Journal.append_logs, nth
+
+    def die(path: Path, written: int) -> None:
+        os.truncate(path, path.stat().st_size - round(cut * written))
+        note(folder / DEATHS, f"{who} in {of}, the {nth}th, cut {cut:.2f}")
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def fsync(handle: int) -> None:
         nonlocal left
-        path = str(Path(f"/proc/self/fd/{handle}").readlink())
-        left -= of in path
-        if of in path and left == 0:
-            size = os.fstat(handle).st_size
-            last = len(Path(path).read_bytes().splitlines(keepends=True)[-1]) if path.endswith("journal") else size
-            os.truncate(path, size - round(cut * last))
-            note(folder / DEATHS, f"{who} in {of}, the {nth}th, cut {cut:.2f}")
-            os.kill(os.getpid(), signal.SIGKILL)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        left -= of in str(path)
+        if of in str(path) and left == 0:
+            die(path, path.stat().st_size)
         on_disk(handle)
 
-    os.fsync = fsync
+    def append_logs(journal: Journal, logs: list[dict[str, Any]]) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:  # nobody else may write before the lock is let go of
+            last = len(json.dumps(logs[-1], separators=(",", ":"))) + 1
+            journal._lock.release = lambda: die(journal.path, last)  # type: ignore[method-assign]
+        append(journal, logs)
+
+    if of == "study.journal":
+        Journal.append_logs = append_logs  # type: ignore[method-assign]
+    else:
+        os.fsync = fsync
 
 
 def live(folder: Path, strategy: str, hyperopt: dict[str, Any], seconds: float, order: dict[str, Any] | None) -> None:

@@ -175,7 +175,7 @@ def through_hydra(folder: Path, data: dict[str, str], *overrides: str) -> subpro
             *(f"~search_space.{name}" for name in others),
             *(f"search_space.lora_r.choices=[{choices}]", f"hyperopt.results_dir={folder}", "hyperopt.study_name=s"),
             *("data=files", "data.max_length=64", *(f"data.{key}={path}" for key, path in data.items())),
-            *("training.num_epochs=2", "hyperopt.final.top_k=1", "hyperopt.final.seeds=1"),
+            *("training.num_epochs=2", "training.threads=1", "hyperopt.final.top_k=1", "hyperopt.final.seeds=1"),
             *overrides,
         ],
         cwd=folder,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mistral_ner.hyperopt.final import Candidate, candidates, finalise
 from mistral_ner.hyperopt.optuna_sweep import search
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.predict import Tagger
+from mistral_ner.progress import reports_on_disk
 from mistral_ner.score import score
 from mistral_ner.train import fit
 
@@ -144,6 +147,53 @@ def test_cut_off_it_goes_on_and_ends_the_same(ended: tuple[Plan, dict[str, Any]]
     finalise(made, complete)
     assert json.loads((folder / "final.json").read_text()) == final
     assert (folder / "adapter_model.safetensors").read_bytes() == before
+
+
+DYING = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+from pathlib import Path
+from campaign_life import die_in_a_write
+from test_final import plan
+from mistral_ner.hyperopt.optuna_sweep import search
+folder, model, data, order, hyperopt = json.loads(sys.argv[2])
+die_in_a_write(Path(folder), "driver", **order)
+search(plan(Path(folder), model, data, **hyperopt))
+"""
+PATHS = [str(Path(__file__).parents[2] / "bench"), str(Path(__file__).parent)]
+
+
+@pytest.mark.timeout(600)
+def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
+    ended: tuple[Plan, dict[str, Any]], tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]
+) -> None:
+    """By SIGKILL: in the second training, before final.json, and between that and the summary."""
+    _, unbroken = ended
+    folder, before = tmp_path / "s", list[dict[str, Any]]()
+
+    def counted() -> list[dict[str, Any]]:
+        return [row for path in sorted(folder.glob("final/candidates/*")) for row in reports_on_disk(path)]
+
+    for of, nth, resume in (
+        ("seed_44/.checkpoint.json", 2, False),
+        ("/.final.json", 1, True),
+        ("/.summary.json", 2, True),
+    ):
+        told = [str(tmp_path), tiny_model, toy_files, {"of": of, "nth": nth, "cut": 0.5}, {"resume": resume}]
+        command = [sys.executable, "-c", DYING, json.dumps(PATHS), json.dumps(told)]
+        died = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
+        assert died.returncode == -9, died.stdout + died.stderr
+        assert of in (tmp_path / "deaths.txt").read_text().splitlines()[-1]
+        now = counted()
+        assert all(row in now for row in before), "with their times: no report was made twice"
+        before = now
+    assert len(before) >= 4 * 3
+    assert json.loads((folder / "summary.json").read_text())["final"] is None
+    search(plan(tmp_path, tiny_model, toy_files, resume=True))
+    assert json.loads((folder / "summary.json").read_text())["final"] == unbroken
+    for name in ("adapter_model.safetensors", "merged/model.safetensors"):
+        assert (folder / "final" / name).read_bytes() == (ended[0].folder / "final" / name).read_bytes()
+    assert counted() == before
 
 
 def test_equal_settings_are_trained_once_and_the_default_is_no_second_candidate(
