@@ -1,59 +1,75 @@
-"""How much too good the best single trial of a search looks: simulated searches, their best settings trained again.
+"""How much too good the best single trial of a search looks: simulated searches on recorded curves with seed noise.
 
-.venv/bin/python bench/optimism.py --data FOLDER   FOLDER holds crossner/music
+.venv/bin/python bench/optimism.py  writes results/optimism.json
 
-Each search is one of bench/regret.py: ``combined`` on the recorded curves of 150 settings, one seed each. Its best
-value is that of a setting; the settings that win are trained again with other seeds, which no search has seen. The
-optimism of a search is its best value less the mean of that setting trained again: nothing is assumed about the noise.
-Trainings go to results/curves_music_again.csv and are not made twice; the figures to results/optimism.json.
+Each search is one of bench/regret.py: ``combined`` on the recorded curves of 150 settings (curves_music.csv). The
+recorded best of a setting stands for the mean of its trainings. A search sees another training of it: the curve scaled
+so that its best is that mean plus normal noise, drawn anew for each setting and search; a setting that learned nothing
+stays where it is. The optimism of a search is its best single value less the mean of the setting that has it.
+
+The noise is an assumption. 0.014 is the pooled standard deviation over three seeds of each of the four settings that
+winner.py trained again on politics and WNUT-17. On music, a hundred sentences to train on and a hundred of dev, it is
+larger; 0.06 is what ten settings trained again show there, and an upper bound, as LOG.md says.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import yaml
-from record_curves import curve, load_space, settings
 from regret import HERE, REPORTS, SLOTS, Table, band, make_plan
 
 from mistral_ner.hyperopt.asha import StudyASHA
 from mistral_ner.hyperopt.samplers import quiet, sampler
 from mistral_ner.hyperopt.study import Study
 
-AGAIN = HERE / "results/curves_music_again.csv"
+TABLE = Path(HERE / "results/curves_music.csv")
+LEARNED = 0.05  # a best F1 under this is no training that a seed moves
 
 
 def main() -> None:
-    """Simulate, train the winners again, write the figures."""
+    """Simulate with each noise, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared/data")
-    parser.add_argument("--searches", type=int, default=30)
+    parser.add_argument("--searches", type=int, default=100)
     parser.add_argument("--trials", type=int, default=20, help="of a search; what make dev runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[43])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.014, 0.06], help="standard deviations, F1")
     args = parser.parse_args()
     quiet()
     block = yaml.safe_load((HERE.parent / "conf/search_space/lora.yaml").read_text())
-    table: Table | None = None
-    winners = []
-    for seed in range(args.searches):
-        plan = make_plan("combined", block, seed)
-        table = table or Table(HERE / "results/curves_music.csv", plan.space)
-        winners.append(winner(plan, table, args.trials))
-    assert table is not None
-    print("settings that win, and how often:", Counter(winners), flush=True)
-    again = trained_again(args, sorted(set(winners)))
-    write(args, table, winners, again)
+    figures: dict[str, Any] = {"searches": args.searches, "trials": args.trials}
+    for noise in args.noise:
+        found = np.array([best_and_mean(block, seed, noise, args.trials) for seed in range(args.searches)])
+        mean, half = band(found[:, 0] - found[:, 1])
+        figures[f"noise {noise:g}"] = {
+            "best_single_value_mean": round(float(found[:, 0].mean()), 4),
+            "mean_of_that_setting": round(float(found[:, 1].mean()), 4),
+            "optimism_mean": round(mean, 4),
+            "optimism_interval_95": [round(mean - half, 4), round(mean + half, 4)],
+            "searches_with_optimism_above_0": int((found[:, 0] > found[:, 1]).sum()),
+        }
+        print(noise, figures[f"noise {noise:g}"], flush=True)
+    (HERE / "results/optimism.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def winner(plan: Any, table: Table, trials: int) -> int:
-    """Run one search and return the recorded setting of its best complete trial."""
+def best_and_mean(block: dict[str, Any], seed: int, noise: float, trials: int) -> tuple[float, float]:
+    """Run one search; return its best single value and the mean of the setting that has it."""
+    plan = make_plan("combined", block, seed)
+    table = Table(TABLE, plan.space)
+    means = table.curves.max(axis=1)
+    drawn = np.random.default_rng(seed).normal(0.0, noise, len(means))
+    seen = np.clip(np.where(means > LEARNED, means + drawn, means), 0.0, 1.0)
+    curves = table.curves * np.divide(seen, means, out=np.ones_like(means), where=means > 0)[:, None]
+    setting = winner(plan, table, curves, trials)
+    return float(curves[setting].max()), float(means[setting])
+
+
+def winner(plan: Any, table: Table, curves: np.ndarray, trials: int) -> int:
+    """Run one search on ``curves`` and return the recorded setting of its best complete trial."""
     study = Study(plan, optuna.create_study(direction="maximize", sampler=sampler(plan, 0)))
     asha = StudyASHA(study, None, None)  # type: ignore[arg-type]
     slots: list[tuple[int, int, int]] = []
@@ -65,11 +81,11 @@ def winner(plan: Any, table: Table, trials: int) -> int:
             asked += 1
             slots.append((trial.number, table.nearest(trial.values), 0))
         number, setting, made = slots.pop(0)
-        report, value = made + 1, float(table.curves[setting][made])
+        report, value = made + 1, float(curves[setting][made])
         study.report(number, report, {"eval_f1": value})
         if report == REPORTS:
             study.end(number)
-            top = (float(table.curves[setting].max()), setting)
+            top = (float(curves[setting].max()), setting)
             best = top if best is None or top[0] > best[0] else best
         elif asha.judge(number, report, value):
             study.end(number, stopped=True)
@@ -77,51 +93,6 @@ def winner(plan: Any, table: Table, trials: int) -> int:
             slots.append((number, setting, report))
     assert best is not None
     return best[1]
-
-
-def trained_again(args: argparse.Namespace, wanted: list[int]) -> dict[int, list[float]]:
-    """Return the best report of each setting trained with each of the other seeds."""
-    rows = list(csv.reader(AGAIN.open())) if AGAIN.exists() else []
-    known = {(int(row[0]), int(row[1])): float(row[2]) for row in rows[1:]}
-    space = load_space("lora")
-    drawn = settings(space, 150, 0)
-    for seed in args.seeds:
-        for setting in wanted:
-            if (setting, seed) in known:
-                continue
-            known[setting, seed] = max(curve("music", space.by_path(drawn[setting]), args.data / "crossner", seed))
-            print(setting, seed, known[setting, seed], flush=True)
-            lines = [["setting", "seed", "best_f1"], *([*key, f"{f1:.4f}"] for key, f1 in sorted(known.items()))]
-            with AGAIN.open("w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(lines)
-    return {setting: [known[setting, seed] for seed in args.seeds] for setting in wanted}
-
-
-def write(args: argparse.Namespace, table: Table, winners: list[int], again: dict[int, list[float]]) -> None:
-    """Write the figures."""
-    found = np.array([float(table.curves[setting].max()) for setting in winners])
-    later = np.array([np.mean(again[setting]) for setting in winners])
-    mean, half = band(found - later)
-    figures = {
-        "searches": len(winners),
-        "trials": args.trials,
-        "seeds_of_the_trainings": args.seeds,
-        "best_single_value_mean": round(float(found.mean()), 4),
-        "trained_again_mean": round(float(later.mean()), 4),
-        "optimism_mean": round(mean, 4),
-        "optimism_interval_over_searches": [round(mean - half, 4), round(mean + half, 4)],
-        "searches_with_optimism_above_0": int((found > later).sum()),
-        "winners": {
-            str(setting): {
-                "searches": count,
-                "value": round(float(table.curves[setting].max()), 4),
-                "again": again[setting],
-            }
-            for setting, count in Counter(winners).most_common()
-        },
-    }
-    (HERE / "results/optimism.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

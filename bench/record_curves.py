@@ -61,15 +61,14 @@ def settings(space: SearchSpace, count: int, seed: int) -> list[dict[str, Any]]:
     return [space.suggest(study.ask()) for _ in range(count)]
 
 
-def curve(data: str, by_path: dict[str, Any], sets: Path = DATA, seed: int = 42) -> list[float]:
-    """Train one setting of ``minilm`` on one thread and return dev F1 at each report; ``sets`` holds CrossNER."""
+def curve(data: str, by_path: dict[str, Any]) -> list[float]:
+    """Train one setting of ``minilm`` on one thread and return dev F1 at each report."""
     with tempfile.TemporaryDirectory() as folder:
-        training = {"reports": REPORTS, "threads": 1}
-        config: dict[str, Any] = {"output_dir": f"{folder}/run", "seed": seed, "training": training}
+        config: dict[str, Any] = {"output_dir": f"{folder}/run", "training": {"reports": REPORTS, "threads": 1}}
         if data == "music":
             config["data"] = {
                 "source": "files",
-                **{f"{split}_file": str(sets / "music" / f"{split}.txt") for split in ("train", "dev", "test")},
+                **{f"{split}_file": str(DATA / "music" / f"{split}.txt") for split in ("train", "dev", "test")},
                 "max_dev_sentences": 100,
             }
         for path, value in by_path.items():
