@@ -3,14 +3,14 @@
 .venv/bin/python bench/steps.py padding --data FOLDER   FOLDER holds wnut17's train, dev and test files
 .venv/bin/python bench/steps.py prefix --data FOLDER    … crossner/music's; --model smollm2_135m --layers top:6
 
-Pairs are run in turn, in one process, on one thread. Tokens are real ones: subwords, without padding.
+Pairs are run in turn, in one process, on one thread. Tokens are real ones: subwords, without padding. Each time is
+given twice, as it went by and as the processor worked, which is the same on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 import yaml
+from machine import machine
 
+from mistral_ner.batches import ByLength
 from mistral_ner.config import Config, check
 from mistral_ner.metrics import entity_scores
 from mistral_ner.train import fit, prepare
@@ -39,13 +40,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--targets", default="all-linear", help="model.lora_target_modules of padding")
     parser.add_argument("--dev", type=int, help="dev sentences, all of them if left out")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         figures = (padding if args.what == "padding" else prefix)(args, Path(folder))
-    figures |= {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.processor()}
+    figures |= {"settings": {key: str(value) for key, value in vars(args).items() if key != "data"}, **machine()}
     name = "steps_padding" if args.what == "padding" else f"steps_prefix_{args.model}"
     (HERE / "results" / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
@@ -75,43 +77,73 @@ def config_of(args: argparse.Namespace, folder: Path, name: str, seed: int, **mo
     )
 
 
-def timed(config: Config) -> tuple[float, float]:
+class Clock:
+    """Seconds since it was made, as they went by and as this process worked."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self, kind: str) -> dict[str, float]:
+        """Return both, named for ``kind``."""
+        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        return {f"{kind}_s": round(wall, 2), f"{kind}_cpu_s": round(cpu, 2)}
+
+
+def timed(config: Config, kind: str) -> dict[str, float]:
     """Train; return seconds and dev F1."""
-    started = time.perf_counter()
+    clock = Clock()
     value = fit(config)
-    return time.perf_counter() - started, value
+    return {**clock.read(kind), f"{kind}_f1": round(value, 4)}
+
+
+def compared(rows: list[dict[str, Any]], every: int, one: str, other: str) -> dict[str, Any]:
+    """Return tokens a second, the median ratio of the pairs, and F1, of runs of two kinds."""
+    figures: dict[str, Any] = {"tokens": every}
+    for kind in (one, other):
+        scores = [row[f"{kind}_f1"] for row in rows]
+        figures[f"tokens_per_s_{kind}"] = round(every / statistics.median(row[f"{kind}_s"] for row in rows))
+        figures[f"f1_{kind}"] = round(statistics.mean(scores), 4)
+        figures[f"f1_std_{kind}"] = round(statistics.stdev(scores), 4) if len(scores) > 1 else None
+    for name, unit in (("ratio_median", "s"), ("ratio_median_cpu", "cpu_s")):
+        figures[name] = round(statistics.median(row[f"{one}_{unit}"] / row[f"{other}_{unit}"] for row in rows), 2)
+    return figures
 
 
 def tokens(config: Config) -> int:
     """Return the real tokens that a run trains on and evaluates."""
     _, data = prepare(config)
     train, dev = (sum(len(row["input_ids"]) for row in rows) for rows in (data.train, data.dev))
-    return round(train * config.training.num_epochs) + dev
+    return round(train * config.training.num_epochs) + dev * config.training.reports
 
 
 def padding(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One epoch of ours and of a plain Trainer loop, for each seed."""
-    warm = config_of(args, folder, "warm", 99)
+    warm = config_of(args, folder, "warm", 99, lora_target_modules=args.targets)
     warm.training.num_epochs = 0.02
     fit(warm)  # loads the network
     rows = []
     for seed in range(args.seeds):
-        config = config_of(args, folder, f"ours{seed}", seed)
-        ours, ours_f1 = timed(config)
-        plain, plain_f1 = plain_loop(config)
-        rows.append({"seed": seed, "ours_s": ours, "plain_s": plain, "ours_f1": ours_f1, "plain_f1": plain_f1})
+        config = config_of(args, folder, f"ours{seed}", seed, lora_target_modules=args.targets)
+        rows.append({"seed": seed, **timed(config, "ours"), **plain_loop(config)})
         print(rows[-1], flush=True)
-    every = tokens(config)
-    return {
-        "tokens": every,
-        "tokens_per_s_ours": round(every / statistics.median(row["ours_s"] for row in rows)),
-        "tokens_per_s_plain": round(every / statistics.median(row["plain_s"] for row in rows)),
-        "ratio_median": round(statistics.median(row["plain_s"] / row["ours_s"] for row in rows), 2),
-        "runs": rows,
-    }
+    return {**compared(rows, tokens(config), "plain", "ours"), **padded(config), "runs": rows}
 
 
-def plain_loop(config: Config) -> tuple[float, float]:
+def padded(config: Config) -> dict[str, float]:
+    """Return the share of padding in the positions that one epoch computes: ours, and rows shuffled."""
+    rows, size = prepare(config)[1].rows("train"), config.training.per_device_train_batch_size
+    shuffled = np.random.default_rng(config.seed).permutation(len(rows))
+    shares = {}
+    for name, order in (("ours", [*ByLength(rows.lengths.tolist(), size, config.seed)]), ("shuffled", shuffled)):
+        lengths = rows.lengths[order]
+        positions = sum(
+            int(lengths[at : at + size].max()) * len(lengths[at : at + size]) for at in range(0, len(rows), size)
+        )
+        shares[f"padding_share_{name}"] = round(1 - int(lengths.sum()) / positions, 3)
+    return shares
+
+
+def plain_loop(config: Config) -> dict[str, float]:
     """Train the same setting as the documentation of transformers does; return seconds (loading left out), dev F1."""
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -129,7 +161,9 @@ def plain_loop(config: Config) -> tuple[float, float]:
         r=model.lora_r,
         lora_alpha=round(model.lora_alpha_ratio * model.lora_r),
         lora_dropout=model.lora_dropout,
-        target_modules=["query", "value"],
+        target_modules=["query", "value"]
+        if model.lora_target_modules == "auto"
+        else ["query", "key", "value", "dense"],
     )
     gold, lengths = data.gold("dev")
 
@@ -163,9 +197,9 @@ def plain_loop(config: Config) -> tuple[float, float]:
         compute_metrics=metrics,
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    started = time.perf_counter()
+    clock = Clock()
     trainer.train()
-    return time.perf_counter() - started, float(trainer.state.log_history[-2]["eval_f1"])
+    return {**clock.read("plain"), "plain_f1": round(float(trainer.state.log_history[-2]["eval_f1"]), 4)}
 
 
 def prefix(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -178,19 +212,15 @@ def prefix(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if seed == 0:  # loads the network, computes the activations
                 warm = config_of(args, folder, f"warm-{kind}", 99, lora_layers=args.layers, frozen_prefix=wanted)
                 warm.training.num_epochs = 0.1
-                seconds, _ = timed(warm)
+                seconds = timed(warm, kind)[f"{kind}_s"]
                 first = seconds if wanted else first
-            row[f"{kind}_s"], row[f"{kind}_f1"] = timed(config)
+            row |= timed(config, kind)
         rows.append(row)
         print(row, flush=True)
-    every = tokens(config)
     disk = sum(path.stat().st_size for path in (folder / "cache/prefix").rglob("*.bin"))
     return {
         "layers": args.layers,
-        "tokens": every,
-        "tokens_per_s_anew": round(every / statistics.median(row["anew_s"] for row in rows)),
-        "tokens_per_s_prefix": round(every / statistics.median(row["prefix_s"] for row in rows)),
-        "ratio_median": round(statistics.median(row["anew_s"] / row["prefix_s"] for row in rows), 2),
+        **compared(rows, tokens(config), "anew", "prefix"),
         "first_run_with_computing_s": first,
         "disk_mb": round(disk / 1e6, 1),
         "runs": rows,

@@ -23,6 +23,7 @@ from mistral_ner.config import Config, check
 from mistral_ner.data.encode import Encoded, encode
 from mistral_ner.data.read import load_splits
 from mistral_ner.model import adapted, load_tokenizer, weight_files
+from mistral_ner.model.dropout import quick_dropout
 from mistral_ner.prefix import Prefix, frozen_prefix
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
@@ -130,6 +131,7 @@ def _train_on(config: Config, progress: Progress, reporter: Reporter, at_once: i
                 "training.auto_batch=true, or a smaller training.per_device_train_batch_size",
             )
         )
+        stack.enter_context(quick_dropout(model))
         prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trackers = stack.enter_context(tracked(config))
         trainer = NerTrainer(
