@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=float, default=0.1, help="of all steps")
     parser.add_argument("--targets", default="all-linear", help="model.lora_target_modules of padding")
     parser.add_argument("--dev", type=int, help="dev sentences, all of them if left out")
     args = parser.parse_args()
@@ -72,6 +73,7 @@ def config_of(args: argparse.Namespace, folder: Path, name: str, seed: int, **mo
                 "threads": 1,
                 "per_device_train_batch_size": args.batch,
                 "learning_rate": args.lr,
+                "warmup_ratio": args.warmup,
             },
         }
     )
