@@ -18,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MUSIC, WNUT = "crossner/music", "wnut17"  # below --data
+_FEWER = ("--batch", "8", "--seeds", "2")
 # script, its arguments, and the data that it is given, if any
 RUNS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("driver", (), None),
@@ -28,8 +29,14 @@ RUNS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("share", (), MUSIC),
     ("peer", (), MUSIC),
     ("steps", ("padding",), WNUT),
-    ("steps", ("prefix", "--epochs", "4", "--dev", "100"), MUSIC),
-    ("steps", ("prefix", "--model", "smollm2_135m", "--layers", "top:6", "--dev", "50"), MUSIC),
+    ("steps", ("prefix", "--lr", "5e-3", "--epochs", "12", "--dev", "100"), MUSIC),
+    (
+        "steps",
+        ("prefix", "--model", "smollm2_135m", "--layers", "top:6", "--epochs", "2", "--dev", "50", *_FEWER),
+        MUSIC,
+    ),
+    ("ablation", (), MUSIC),
+    ("memory", (), MUSIC),
 )
 
 
