@@ -77,8 +77,8 @@ class ByLength(Sampler[int]):
 
     Rows are shuffled, cut into pools of some batches, sorted inside each pool, and the batches shuffled. A small data
     set is one pool, sorted by lengths that are blurred by a tenth, or the same rows would meet in every epoch.
-    Transformers' own sampler of this kind draws from the global random state, so that a training that goes on after a crash would
-    see another order; this one's follows from ``seed`` and the epoch.
+    Transformers' own sampler of this kind draws from the global random state, so that a training that goes on after a
+    crash would see another order; this one's follows from ``seed`` and the epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
