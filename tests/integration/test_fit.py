@@ -165,7 +165,7 @@ def test_kept_adapter_is_the_best_reports(tiny: dict[str, Any]) -> None:
     with adapted(config.model, data.labels, 7, len(tokenizer), adapter=folder) as model:
         trainer = NerTrainer(
             model=model,
-            args=_arguments(config, Schedule(1, (1,))),
+            args=_arguments(config, Schedule(1, (1,)), []),
             evaluation=_evaluation(config, data, "dev"),
             pad_id=int(tokenizer.pad_token_id),
         )
