@@ -28,7 +28,7 @@ RUNS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("idle", (), None),
     ("share", (), MUSIC),
     ("peer", (), MUSIC),
-    ("steps", ("padding",), WNUT),
+    ("steps", ("padding", "--lr", "3e-4", "--schedule", "constant_with_warmup"), WNUT),
     ("steps", ("prefix", "--lr", "5e-3", "--epochs", "12", "--dev", "100"), MUSIC),
     (
         "steps",

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder of the training of a new process
     args = parser.parse_args()
-    vars(args).update(model="minilm", epochs=2, batch=8, lr=5e-3, warmup=0.1, dev=50)
+    vars(args).update(model="minilm", epochs=2, batch=8, lr=5e-3, warmup=0.05, schedule="linear", dev=50)
     transformers.logging.set_verbosity_error()
     if args.one:
         run(args, Path(args.one), "run")

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--trainings", type=int, default=100)
     args = parser.parse_args()
-    vars(args).update(model="minilm", epochs=0.2, lr=5e-3, warmup=0.1, dev=10)
+    vars(args).update(model="minilm", epochs=0.2, lr=5e-3, warmup=0.05, schedule="linear", dev=10)
     transformers.logging.set_verbosity_error()
     sizes, begun = [], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--warmup", type=float, default=0.1, help="of all steps")
+    parser.add_argument("--warmup", type=float, default=0.05, help="of all steps")
+    parser.add_argument("--schedule", default="linear", help="training.lr_scheduler_type")
     parser.add_argument("--targets", default="all-linear", help="model.lora_target_modules of padding")
     parser.add_argument("--dev", type=int, help="dev sentences, all of them if left out")
     args = parser.parse_args()
@@ -74,6 +75,7 @@ def config_of(args: argparse.Namespace, folder: Path, name: str, seed: int, **mo
                 "per_device_train_batch_size": args.batch,
                 "learning_rate": args.lr,
                 "warmup_ratio": args.warmup,
+                "lr_scheduler_type": args.schedule,
             },
         }
     )
@@ -181,6 +183,7 @@ def plain_loop(config: Config) -> dict[str, float]:
             output_dir=config.output_dir + "-plain",
             num_train_epochs=training.num_epochs,
             learning_rate=training.learning_rate,
+            lr_scheduler_type=training.lr_scheduler_type,
             per_device_train_batch_size=training.per_device_train_batch_size,
             warmup_steps=round(
                 training.warmup_ratio * len(data.train) * training.num_epochs / training.per_device_train_batch_size
