@@ -98,13 +98,22 @@ def in_mlflow(folder: Path) -> Runs:
     for run in client.search_runs([experiment.experiment_id]):
         assert run.info.status == "FINISHED"
         values = {
-            key: [point.value for point in sorted(client.get_metric_history(run.info.run_id, key), key=_step)]
+            _as_elsewhere(key): [
+                point.value for point in sorted(client.get_metric_history(run.info.run_id, key), key=_step)
+            ]
             for key in run.data.metrics
         }
         artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
         group = {f"group {run.data.tags['study']}"} if "study" in run.data.tags else set()
         runs[run.info.run_name] = values, artifacts | set(run.data.params) | group
     return runs
+
+
+def _as_elsewhere(key: str) -> str:
+    """Trainer gives MLflow its own names, the other trackers eval/f1 and train/loss."""
+    if key.startswith("eval_"):
+        return f"eval/{key.removeprefix('eval_')}"
+    return key if "/" in key else f"train/{key}"
 
 
 def _step(point: Any) -> int:
