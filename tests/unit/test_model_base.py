@@ -204,15 +204,14 @@ def test_every_model_config_composes_and_names_its_command(monkeypatch):
 
     monkeypatch.delenv("MISTRAL_NER_CACHE", raising=False)
     names = sorted(path.stem for path in CONF.glob("*.yaml"))
-    assert len(names) == 7
+    assert len(names) == 6
     models = {}
     for name in names:
         with initialize_config_dir(str(CONF)):
             models[name] = ModelConfig(**OmegaConf.to_container(compose(name), resolve=True))
         head = (CONF / f"{name}.yaml").read_text().split("\n\n")[0]
-        assert f"model={name}" in head or name == "base"
+        assert f"model={name}" in head
         assert "#   " in head
-    assert models["base"] == ModelConfig()
     assert models["minilm"] == ModelConfig()
     assert models["smollm2_135m"].model_name == "~/.cache/mistral_ner/models/smollm2-135m"
     assert [models[name].quantization for name in ("mistral_7b", "mistral_7b_8bit", "mistral_7b_4bit")] == [
