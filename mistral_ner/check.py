@@ -98,7 +98,7 @@ def _leaf(key: str, hint: Any, value: Any, item: Any, faults: list[Fault]) -> An
     if hint is Any or (value is None and type(None) in options):
         return value
     kind = next(option for option in options if option is not type(None))
-    fix = "" if item.default in (dataclasses.MISSING, None) else f"{key}={item.default}"
+    fix = "" if item.default is dataclasses.MISSING else f"{key}={'null' if item.default is None else item.default}"
     converted = _convert(kind, value)
     if converted is None:
         faults.append(Fault(key, f"must be {_NAMES[typing.get_origin(kind) or kind]}, found {value!r}", fix))

@@ -78,8 +78,10 @@ def _start_as_a_search(hydra: HydraConf, strategy: str) -> NoReturn:
     Raises:
         UserError: the strategy was named without its engine, and this command does not say where it belongs.
     """
+    from mistral_ner.hyperopt.plugins import ENGINES
+
     more = []
-    if not str(hydra.sweeper._target_).startswith("mistral_ner."):  # hyperopt.strategy=…, not hyperopt=…
+    if str(hydra.sweeper._target_).rpartition(".")[2] not in ENGINES:  # hyperopt.strategy=…, not hyperopt=…
         typed = any(override.lstrip("+").startswith("hyperopt=") for override in hydra.overrides.task)
         if str(hydra.mode) != "RunMode.RUN" or typed or hydra.runtime.choices.get("hyperopt") != "none":
             raise UserError(

@@ -128,6 +128,9 @@ class PlainSweeper(BasicSweeper):
         return [results]
 
 
+ENGINES = (RayTuneSweeper.__name__, OptunaStudySweeper.__name__)
+
+
 @dataclass
 class _SweeperConf:
     """An engine needs no settings of its own: everything is in the composed config."""

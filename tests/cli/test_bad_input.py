@@ -186,7 +186,9 @@ COMMANDS = {
     "unknown group": command("trainig=default", "trainig: unknown key (did you mean 'training'?)", "training=default"),
     "unknown model": command("model=minilmm", "(did you mean 'minilm'?), found 'minilmm'", "fix: model=minilm"),
     "unknown strategy": command("-m hyperopt=combinde", "(did you mean 'combined'?), found", "fix: hyperopt=combined"),
-    "unknown space": command("search_space=loar", "search_space: must be one of lora, lora_wide,", "search_space=lora"),
+    "unknown space": command(
+        "search_space=loar", "search_space: must be one of full, lora, lora_wide,", "search_space=lora"
+    ),
     "unknown launcher": command("-m hydra/launcher=rai", "(did you mean 'ray'?), found 'rai'", "hydra/launcher=ray"),
     "a number as a group": command("training=3", "takes a name, found int", "--cfg job"),
     "no value": command("training.learning_rate=", "must be a number, found ''", "training.learning_rate=0.002"),

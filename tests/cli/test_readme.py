@@ -72,7 +72,7 @@ def test_the_five_commands_of_a_new_user_run_as_printed(tmp_path: Path) -> None:
     study = tmp_path / "multirun/first"
     final = json.loads((study / "summary.json").read_text())["final"]
     assert "combined search completed" in said[0]
-    assert said[1].strip() == "multirun/first/report.html"
+    assert said[1].strip() == str(study / "report.html")
     again = json.loads((tmp_path / "outputs/first/checkpoint.json").read_text())["best_value"]
     assert again == final["settings"][0]["dev"][str(final["seed"])], "the third trains the final model again"
     tagged = json.loads(said[3])

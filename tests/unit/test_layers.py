@@ -21,22 +21,23 @@ PACKAGE = "mistral_ner"
 # and, where it is a folder, for all in it.
 LAYERS = (
     ("check",),
-    ("config", "metrics", "files", "errors", "schedule"),
+    ("config", "metrics", "files", "folders", "errors", "schedule", "composing"),
     ("data", "model"),
-    ("batches", "inputs", "prefix", "progress", "trainer", "train", "predict", "score"),
-    ("hyperopt.search_space",),
-    ("hyperopt.faults", "hyperopt.plan"),
+    ("batches", "inputs", "prefix", "progress", "tracking", "trainer", "train", "predict", "score"),
+    ("hyperopt.search_space", "hyperopt.quoting"),
+    ("hyperopt.faults", "hyperopt.fits", "hyperopt.plan"),
     ("hyperopt.samplers", "hyperopt.signals", "hyperopt.storage", "hyperopt.study"),
     ("hyperopt.leader",),
     ("hyperopt.view",),
     ("hyperopt.watch",),
     ("hyperopt.bootstrap", "hyperopt.card", "hyperopt.logs"),
     ("hyperopt.final",),
+    ("hyperopt.best_config",),
     ("hyperopt.report",),
-    ("hyperopt.results",),
+    ("hyperopt.results", "hyperopt.tracked"),
     ("hyperopt", "hyperopt.report.__main__"),  # the engines and whatever they share
     ("hyperopt.plugins",),
-    ("run", "composing"),
+    ("run",),
     ("launch",),
 )
 
