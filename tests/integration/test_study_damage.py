@@ -46,7 +46,10 @@ def add_half_a_line(path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A study of which one trial is complete and one was cut off after its third report."""
-    run(tmp_path, "random", num_trials=4, max_concurrent=1, max_reports=12)
+    # the second setting reaches the target with its third report
+    poor, good = ({"learning_rate": rate, "lora_r": 4} for rate in (1e-2, 1e-3))
+    search = {"num_trials": 4, "max_concurrent": 1, "enqueue_default": False, "enqueue": [poor, good]}
+    run(tmp_path, "random", **search, target=1.025)
     assert [trial.state for trial in look(tmp_path / "s").trials] == [TrialState.COMPLETE, TrialState.RUNNING]
     return tmp_path / "s"
 
