@@ -11,8 +11,6 @@ from torch.utils.data import Sampler
 from mistral_ner.data.rows import Row
 
 _BATCHES_A_POOL = 50  # sorted by length together; more of them would pad less and mix less
-_FEWEST_BATCHES_A_POOL = 10  # fewer of them would hardly be of like length
-_BLUR = 0.1  # of lengths, where all rows are one pool
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
@@ -75,10 +73,9 @@ def _longest_first(rows: Sequence[Row]) -> list[int]:
 class ByLength(Sampler[int]):
     """Draws every row once an epoch, such that each ``batch_size`` in turn are of like length.
 
-    Rows are shuffled, cut into pools of some batches, sorted inside each pool, and the batches shuffled. A small data
-    set is one pool, sorted by lengths that are blurred by a tenth, or the same rows would meet in every epoch.
-    Transformers' own sampler of this kind draws from the global random state, so that a training that goes on after a
-    crash would see another order; this one's follows from ``seed`` and the epoch.
+    Rows are shuffled, cut into pools of some batches, sorted inside each pool, and the batches shuffled. Transformers'
+    own sampler of this kind draws from the global random state, so that a training that goes on after a crash would
+    see another order; this one's follows from ``seed`` and the epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -95,14 +92,14 @@ class ByLength(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
         size = self.batch_size
-        pool, blur = size * min(_BATCHES_A_POOL, len(self) // (4 * size)), 0.0  # four pools at least, to mix
-        if pool < size * _FEWEST_BATCHES_A_POOL:
-            pool, blur = len(self), _BLUR
-        keys = -self.lengths * np.exp(blur * rng.standard_normal(len(self)))
+        # at least four pools: one pool of all, with blurred lengths, pads less but costs F1 (bench/LOG.md)
+        pool = size * max(1, min(_BATCHES_A_POOL, len(self) // (4 * size)))
         shuffled = rng.permutation(len(self))
-        pools = [shuffled[at : at + pool] for at in range(0, len(self), pool)]
-        ordered = np.concatenate([rows[np.argsort(keys[rows], kind="stable")] for rows in pools])
+        ordered = np.concatenate([self._sorted(shuffled[at : at + pool]) for at in range(0, len(self), pool)])
         whole = len(self) // size
         # the batch that is not whole stays last, or all after it would be cut at other places
         yield from ordered[: whole * size].reshape(whole, size)[rng.permutation(whole)].ravel().tolist()
         yield from ordered[whole * size :].tolist()
+
+    def _sorted(self, rows: np.ndarray) -> np.ndarray:
+        return rows[np.argsort(-self.lengths[rows], kind="stable")]

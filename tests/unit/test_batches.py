@@ -50,14 +50,6 @@ def test_epochs_mix_rows_also_in_a_small_data_set():
     assert len(set.union(*mates)) > 4 * 13, "the same rows meet in every epoch"
 
 
-def test_little_is_padded_in_a_small_data_set_too():
-    for size in (8, 16):
-        rng, seeds = np.random.default_rng(7), range(5)
-        shuffled = [rng.permutation(100) for _ in seeds]
-        plain = sum(padded([order[at : at + size].tolist() for at in range(0, 100, size)]) for order in shuffled)
-        assert sum(padded(epoch(0, seed, LENGTHS[:100], size)) for seed in seeds) < 0.8 * plain
-
-
 def test_lengths_do_not_come_in_order():
     longest = [max(LENGTHS[index] for index in batch) for batch in epoch(0)]
     assert abs(np.corrcoef(longest, range(len(longest)))[0, 1]) < 0.4
