@@ -10,24 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 from arithmetic import run, states
+from damage import empty, garble, truncate
 from optuna.trial import TrialState
 
 from mistral_ner.config import UserError
 from mistral_ner.hyperopt.leader import look
 
 Damage = Callable[[Path], None]
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def garble(path: Path) -> None:
-    path.write_bytes(b"\x00\xff" + path.read_bytes()[2:])
 
 
 def cut_the_tail(path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from damage import empty, garble, truncate
 
 from mistral_ner import files
 from mistral_ner.config import Config, UserError, check
@@ -41,18 +42,6 @@ def folder(config: Config) -> Path:
         report(folder, progress, f1)
     assert sorted(path.name for path in (folder / "checkpoint").iterdir()) == ["checkpoint-2", "checkpoint-3"]
     return folder
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def garble(path: Path) -> None:
-    path.write_bytes(b"\x00\xff" + path.read_bytes()[2:])
 
 
 def change(path: Path) -> None:
