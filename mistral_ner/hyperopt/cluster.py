@@ -13,8 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from mistral_ner.config import UserError
@@ -70,9 +72,10 @@ def cluster(plan: Plan) -> Iterator[dict[str, float]]:
         with _folder_for_tune():
             yield one_trial(plan, say=True)
         return
+    before = psutil.Process().children()
     _connect(plan)
     handle_again()
-    with _gone_afterwards():
+    with _gone_afterwards(before):
         try:
             yield one_trial(plan, say=True)
         finally:
@@ -88,9 +91,9 @@ def _prepare_process() -> None:
 
 
 @contextmanager
-def _gone_afterwards() -> Iterator[None]:
-    """Have what Ray started here ended even if this process is killed: some of Ray's agents would live on."""
-    command = [sys.executable, reaper.__file__, str(os.getpid())]
+def _gone_afterwards(before: list[psutil.Process]) -> Iterator[None]:
+    """Have Ray's processes ended even if this one is killed: some of its agents would live on; no other is touched."""
+    command = [sys.executable, reaper.__file__, *(str(process.pid) for process in _of_ray(before))]
     # its standard input ends with this process; a Ctrl-C in the terminal is not for it
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
@@ -98,6 +101,15 @@ def _gone_afterwards() -> Iterator[None]:
     finally:
         if process.stdin is not None:
             process.stdin.close()
+
+
+def _of_ray(before: list[psutil.Process]) -> Iterator[psutil.Process]:
+    """Yield the children that Ray started here: new ones whose program lies in its package."""
+    package = str(Path(ray.__file__).parent)
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if process not in before and package in " ".join(process.cmdline()):
+                yield process
 
 
 @contextmanager

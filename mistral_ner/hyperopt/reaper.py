@@ -1,12 +1,11 @@
-"""Ends what a process has started, once that process is gone; run as a file, so that nothing heavy is imported.
+"""Ends processes and all they started, once the process that asked is gone; run as a file: nothing heavy is imported.
 
-python mistral_ner/hyperopt/reaper.py PID  with a pipe from that process as standard input
+python mistral_ner/hyperopt/reaper.py PID...  with a pipe from the process that asks as standard input
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import sys
 import time
@@ -17,14 +16,19 @@ _FIRST, _THEN = 0.5, 5.0  # seconds between looks: Ray starts most of its proces
 _GRACE = 5.0  # seconds in which they may end by themselves
 
 
-def main(pid: int) -> None:
-    """Remember the descendants of ``pid`` until standard input ends; then kill those that stay."""
+def main(pids: list[int]) -> None:
+    """Remember the processes and their descendants until standard input ends; then kill those that stay."""
     known: set[psutil.Process] = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            known.add(psutil.Process(pid))
+    roots = list(known)
     looks = 0
     while not select.select([sys.stdin], [], [], _FIRST if looks < 10 else _THEN)[0]:
         looks += 1
-        with contextlib.suppress(psutil.Error):
-            known.update(child for child in psutil.Process(pid).children(recursive=True) if child.pid != os.getpid())
+        for root in roots:
+            with contextlib.suppress(psutil.Error):
+                known.update(root.children(recursive=True))
     deadline = time.monotonic() + _GRACE
     while any(child.is_running() for child in known) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -34,4 +38,4 @@ def main(pid: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main([int(pid) for pid in sys.argv[1:]])

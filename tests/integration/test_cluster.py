@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,12 @@ def reachable(port: int) -> bool:
 
 def children(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
+
+
+def titles(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def listened_to(pid: int) -> set[str]:
@@ -209,6 +216,23 @@ def test_a_private_ray_is_gone_afterwards(tmp_path: Path, how: str) -> None:
         pass
     finally:
         end(started)
+
+
+def test_what_the_caller_started_is_left_alone(tmp_path: Path) -> None:
+    """A tracker's service, a loader of data: whatever else the process of a search has for children."""
+    sleep = ["sleep", "120"]
+    theirs = [subprocess.Popen(sleep)]
+    later = threading.Timer(4.0, lambda: theirs.append(subprocess.Popen(sleep)))
+    later.start()
+    try:
+        run(tmp_path, "combined", noting(1), num_trials=2)
+        later.join()
+        until(lambda: not [child for child in children(os.getpid()) if "reaper.py" in " ".join(titles(child))], 30)
+        assert [process.poll() for process in theirs] == [None, None]
+    finally:
+        for process in theirs:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(
