@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import statistics
@@ -124,6 +125,7 @@ def bare(folder: Path, trials: int) -> dict[str, Any]:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune.analysis").setLevel(logging.CRITICAL)  # it misses, a line a trial, what QUIET left out
 
     def trial(config: dict[str, Any]) -> None:
         for number in range(1, 4):

@@ -5,7 +5,8 @@
 CrossNER music: its 100 training sentences, the first 100 of dev; `minilm` with LoRA r=16 on query and value; six
 trials, two at once, one thread each; nine epochs with a report after each, batches of eight; ASHA with its first rung
 at report 3, one in three goes on. Both are given the same six settings (learning rate and weight decay, drawn once),
-so that they train the same things. Each side is a command of its own, timed from its start to its end, in turn. Ours
+so that they train the same things, with
+another seed in each pair. Each side is a command of its own, timed from its start to its end, in turn. Ours
 is ``python launch.py -m hyperopt=combined`` with an empty cache, all its files and report.html included, without the
 final trainings, which the peer does not have.
 """
@@ -34,15 +35,16 @@ SAID = {"HF_HUB_OFFLINE": "1", "RAY_worker_niceness": "0"}
 
 
 def main() -> None:
-    """Run the pairs and write the figures, or the peer's side alone (``--side``, with its folder)."""
+    """Run the pairs and write the figures, or the peer's side alone (``--side``, with its folder and seed)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--side", choices=("peer",))
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--seed", type=int)
     args = parser.parse_args()
     if args.side:
-        print(json.dumps(peer(args.data.absolute(), args.folder)))
+        print(json.dumps(peer(args.data.absolute(), args.folder, args.seed)))
         return
     rows = []
     for number in range(args.pairs):
@@ -50,7 +52,7 @@ def main() -> None:
         row = {}
         for side in order:
             with tempfile.TemporaryDirectory() as folder:
-                row[side.__name__.removeprefix("by_")] = side(args.data.absolute(), Path(folder))
+                row[side.__name__.removeprefix("by_")] = side(args.data.absolute(), Path(folder), number)
         rows.append(row)
         print(row, flush=True)
     figures = {
@@ -81,7 +83,7 @@ def settings() -> list[dict[str, float]]:
     ]
 
 
-def by_us(data: Path, folder: Path) -> dict[str, Any]:
+def by_us(data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Run ``launch.py``."""
     enqueue = ",".join("{" + ",".join(f"{key}:{value!r}" for key, value in one.items()) + "}" for one in settings())
     command = [
@@ -92,7 +94,13 @@ def by_us(data: Path, folder: Path) -> dict[str, Any]:
         *("search_space.learning_rate.low=1e-3", "~search_space.lora_r", "~search_space.warmup_ratio"),
         *(f"hyperopt.num_trials={TRIALS}", f"hyperopt.max_concurrent={AT_ONCE}"),
         *(f"hyperopt.asha_grace_period={GRACE}", "hyperopt.enqueue_default=false", f"hyperopt.enqueue=[{enqueue}]"),
-        *("hyperopt.final.enabled=false", f"hyperopt.results_dir={folder}", "hyperopt.study_name=s"),
+        *(
+            f"seed={seed}",
+            f"hyperopt.seed={seed}",
+            "hyperopt.final.enabled=false",
+            f"hyperopt.results_dir={folder}",
+            "hyperopt.study_name=s",
+        ),
     ]
     begun = time.perf_counter()
     env = {**os.environ, **SAID, "MISTRAL_NER_CACHE": str(folder / "cache")}
@@ -107,16 +115,27 @@ def by_us(data: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def by_peer(data: Path, folder: Path) -> dict[str, Any]:
+def by_peer(data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Run this file for the other side."""
-    command = [sys.executable, __file__, "--side", "peer", "--data", str(data), "--folder", str(folder)]
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        "peer",
+        "--data",
+        str(data),
+        "--folder",
+        str(folder),
+        "--seed",
+        str(seed),
+    ]
     begun = time.perf_counter()
     done = subprocess.run(command, env={**os.environ, **SAID}, check=True, stdout=subprocess.PIPE)
     wall = time.perf_counter() - begun
     return {"wall_s": round(wall, 1), **json.loads(done.stdout.splitlines()[-1])}
 
 
-def peer(data: Path, folder: Path) -> dict[str, Any]:
+def peer(data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """The study as the documentation of transformers puts it together."""
     import ray
     import transformers
@@ -155,6 +174,7 @@ def peer(data: Path, folder: Path) -> dict[str, Any]:
             eval_strategy="epoch",
             save_strategy="no",
             warmup_steps=round(0.05 * EPOCHS * -(-len(train) // BATCH)),
+            seed=seed,
             report_to=[],
             disable_tqdm=True,
             use_cpu=True,

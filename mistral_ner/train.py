@@ -24,6 +24,7 @@ from mistral_ner.data.encode import Encoded, encode
 from mistral_ner.data.read import load_splits
 from mistral_ner.model import adapted, load_tokenizer, weight_files
 from mistral_ner.model.dropout import quick_dropout
+from mistral_ner.model.products import wide_products
 from mistral_ner.prefix import Prefix, frozen_prefix
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
@@ -60,7 +61,7 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
     config = check(cfg)
     config.training.threads = _use_threads(config.training.threads)
     named = _memory_errors_named("the model", "a smaller model, or model.quantization=4bit")
-    with files.alone(Path(config.output_dir)), named:
+    with files.alone(Path(config.output_dir)), named, wide_products():
         return _train_within_memory(config, Progress.open(config), report).best_value
 
 

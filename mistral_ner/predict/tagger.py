@@ -16,6 +16,7 @@ from mistral_ner.batches import batches_by_length, collate
 from mistral_ner.config import DataConfig, UserError
 from mistral_ner.data.windows import Window, WordTokenizer, cut
 from mistral_ner.metrics import entity_spans, entity_types
+from mistral_ner.model.products import wide_products
 from mistral_ner.model.stored import Trained, load_trained
 from mistral_ner.predict.words import split
 
@@ -155,7 +156,7 @@ def word_probabilities(
         model: a token classifier in eval mode.
         rows: ``input_ids`` and ``first_subwords`` of windows.
         pad_id: fills rows up to the longest of their batch.
-        batch_size: rows that go through the model at once.
+        batches: numbers of the rows that go through the model together.
     """
     device = next(model.parameters()).device
     for indices in batches:
@@ -163,7 +164,7 @@ def word_probabilities(
             [{**rows[index], "labels": [-100] * len(rows[index]["input_ids"])} for index in indices], pad_id
         )
         del batch["labels"]
-        with torch.inference_mode():
+        with torch.inference_mode(), wide_products():
             output: _Logits = model(**{name: value.to(device) for name, value in batch.items()})
             chances = output.logits.float().softmax(-1).cpu().numpy()
         for index, line in zip(indices, chances, strict=True):

@@ -1,0 +1,69 @@
+"""Who multiplies float32 matrices: another library where that is quicker, and never with shortened numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from mistral_ner.model import products
+from mistral_ner.model.products import wide_products
+
+SETTINGS = torch.backends.mkldnn.matmul
+wide = pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this CPU has no AVX-512")
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    assert SETTINGS.fp32_precision == "none"
+    yield
+    SETTINGS.fp32_precision = "none"
+
+
+def test_products_are_those_of_float32_forward_and_backward() -> None:
+    torch.manual_seed(0)
+    layer, rows = torch.nn.Linear(384, 96), torch.randn(50, 384, requires_grad=True)
+    with wide_products():
+        layer(rows).square().sum().backward()
+    exact, doubled = torch.nn.Linear(384, 96).double(), rows.detach().double().requires_grad_()
+    exact.load_state_dict(layer.state_dict())
+    exact(doubled).square().sum().backward()
+    for found, wanted in ((rows.grad, doubled.grad), (layer.weight.grad, exact.weight.grad)):
+        assert found is not None
+        assert wanted is not None
+        assert ((found - wanted).abs().max() / wanted.abs().max()).item() < 2e-6
+
+
+@wide
+def test_it_holds_inside_alone() -> None:
+    with wide_products():
+        inside = SETTINGS.fp32_precision
+        with wide_products():
+            assert SETTINGS.fp32_precision == inside
+        assert SETTINGS.fp32_precision == inside
+    assert SETTINGS.fp32_precision == "none"
+    with pytest.raises(ZeroDivisionError), wide_products():
+        _ = 1 / 0
+    assert SETTINGS.fp32_precision == "none"
+
+
+def test_a_precision_that_the_caller_chose_stays() -> None:
+    SETTINGS.fp32_precision = "ieee"
+    with wide_products():
+        assert SETTINGS.fp32_precision == "ieee"
+    assert SETTINGS.fp32_precision == "ieee"
+
+
+@wide
+def test_a_processor_that_would_round_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_exact", lambda: False)
+    with wide_products():
+        assert SETTINGS.fp32_precision == "none"
+
+
+def test_rounding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert products._exact()
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a.bfloat16(), b.bfloat16()).float())
+    assert not products._exact()
