@@ -96,7 +96,6 @@ def by_us(data: Path, folder: Path, seed: int) -> dict[str, Any]:
         *(f"hyperopt.asha_grace_period={GRACE}", "hyperopt.enqueue_default=false", f"hyperopt.enqueue=[{enqueue}]"),
         *(
             f"seed={seed}",
-            f"hyperopt.seed={seed}",
             "hyperopt.final.enabled=false",
             f"hyperopt.results_dir={folder}",
             "hyperopt.study_name=s",

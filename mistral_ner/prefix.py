@@ -31,6 +31,7 @@ from mistral_ner.batches import batches_by_tokens, collate
 from mistral_ner.config import Config, UserError
 from mistral_ner.data.encode import Encoded
 from mistral_ner.data.rows import Row, Rows
+from mistral_ner.model.hardware import autocast, precision
 from mistral_ner.model.layers import CUTTABLE, activations, cut, frozen_layers, under
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def _read_or_made(
     if (found := folders.opened(folder, _WHAT, read)) is not None:
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
-    width, dtype = int(base.config.hidden_size), _states(base, frozen, [splits["train"][0]], pad_id).dtype
+    width, dtype = int(base.config.hidden_size), _states(base, frozen, [splits["train"][0]], pad_id, config).dtype
     size = sum(int(rows.lengths.sum()) for rows in splits.values()) * width * dtype.itemsize
     free = shutil.disk_usage(folder.parent).free
     need = f"the activations of the {frozen} frozen layers take {size / 1e6:,.1f} MB in {folder.parent}"
@@ -157,19 +158,19 @@ def _write(path: Path, base: Any, frozen: int, rows: Rows, pad_id: int, bytes_a_
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, int(ends[-1]) * bytes_a_token)  # a full disk is an error, not a SIGBUS
         for indices in batches_by_tokens(rows, config.training.eval_batch_tokens):
-            states = _states(base, frozen, [rows[index] for index in indices], pad_id)
+            states = _states(base, frozen, [rows[index] for index in indices], pad_id, config)
             for index, state in zip(indices, states, strict=True):
                 length = int(rows.lengths[index])
                 file.seek((int(ends[index]) - length) * bytes_a_token)
                 file.write(state[:length].contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def _states(base: Any, frozen: int, rows: Sequence[Row], pad_id: int) -> torch.Tensor:
+def _states(base: Any, frozen: int, rows: Sequence[Row], pad_id: int, config: Config) -> torch.Tensor:
     batch = {name: value.to(base.device) for name, value in collate(rows, pad_id).items()}
     training = base.training
     base.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(config.training.precision):
             return activations(base, frozen, batch).cpu()
     finally:
         base.train(training)
@@ -179,7 +180,9 @@ def _name(config: Config, base: PreTrainedModel, frozen: int, fingerprint: str) 
     """Return a hash of all that decides the activations, the bytes of the frozen weights among it."""
     model = config.model
     digest = hashlib.sha256(json.dumps([fingerprint, frozen, model.bidirectional, torch.__version__]).encode())
-    digest.update(json.dumps([model.quantization, model.attention, str(next(base.parameters()).device)]).encode())
+    number_format = precision(config.training.precision)
+    device = str(next(base.parameters()).device)
+    digest.update(json.dumps([model.quantization, model.attention, number_format, device]).encode())
     for module in under(base, frozen):
         for name, parameter in module.named_parameters():
             digest.update(f"{name} {parameter.dtype}".encode())

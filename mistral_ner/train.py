@@ -24,6 +24,7 @@ from mistral_ner.data.encode import Encoded, encode
 from mistral_ner.data.read import load_splits
 from mistral_ner.model import adapted, load_tokenizer, weight_files
 from mistral_ner.model.dropout import quick_dropout
+from mistral_ner.model.hardware import precision
 from mistral_ner.model.products import wide_products
 from mistral_ner.prefix import Prefix, frozen_prefix
 from mistral_ner.progress import Progress
@@ -165,7 +166,7 @@ def _evaluation(config: Config, data: Encoded, split: str, rows: Any = None) -> 
 
 def _arguments(config: Config, schedule: Schedule, trackers: list[str]) -> TrainingArguments:
     training = config.training
-    precision = _precision(training.precision)
+    number_format = precision(training.precision)
     return TrainingArguments(
         output_dir=str(Path(config.output_dir) / "checkpoint"),
         max_steps=schedule.steps,
@@ -178,8 +179,8 @@ def _arguments(config: Config, schedule: Schedule, trackers: list[str]) -> Train
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         seed=config.seed,
         data_seed=config.seed,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
+        bf16=number_format == "bf16",
+        fp16=number_format == "fp16",
         eval_strategy="no",  # Reporter says when to evaluate, log and save
         save_strategy="no",
         logging_strategy="no",
@@ -189,14 +190,6 @@ def _arguments(config: Config, schedule: Schedule, trackers: list[str]) -> Train
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-def _precision(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    if not torch.cuda.is_available():
-        return "fp32"  # bf16 autocast is many times slower on CPUs without bf16 units
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
 def _use_threads(threads: int | None) -> int:

@@ -41,7 +41,7 @@ class _Bare:
 
     head_name: str
     head: NoHead
-    attributes: dict[str, Any]  # vars() of the base, its modules and parameters aside
+    attributes: dict[str, Any]  # vars() of the base
     config: dict[str, Any]  # vars() of its config
     is_causal: list[tuple[nn.Module, bool]]
     weights: list[tuple[torch.Tensor, torch.Tensor]]  # parameters and buffers that attach gave a copy, and their own
@@ -224,7 +224,7 @@ def _remember(base: PreTrainedModel, checkpointing: bool) -> _Bare:
     return _Bare(
         head_name=head_name,
         head=head,
-        attributes={name: value for name, value in vars(base).items() if not name.startswith("_")},
+        attributes=dict(vars(base)),
         config=copy.deepcopy(vars(base.config)),
         is_causal=[(module, bool(module.is_causal)) for module in base.modules() if hasattr(module, "is_causal")],
         weights=[],
@@ -254,8 +254,9 @@ def _restore(base: PreTrainedModel) -> None:
     # the parts of the network share the config, so it must stay the same object
     vars(base.config).clear()
     vars(base.config).update(bare.config)
-    for name in [name for name in vars(base) if not name.startswith("_")]:
-        delattr(base, name)
+    # with half precision accelerate leaves a forward of its own on the network, and where it keeps the old one
+    for name in vars(base).keys() - bare.attributes.keys():
+        del vars(base)[name]
     vars(base).update(bare.attributes)
     base.requires_grad_(False)
     base.eval()

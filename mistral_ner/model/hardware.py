@@ -33,6 +33,24 @@ def frozen_dtype(model: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
+def precision(wanted: str) -> str:
+    """Return the number format of a training's products; ``auto`` is what the hardware has units for."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    # on a CPU without such units bf16 is many times slower than fp32
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot tell
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def autocast(wanted: str) -> torch.autocast:
+    """Compute as a training with ``training.precision=wanted`` does."""
+    chosen = precision(wanted)
+    dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
+    return torch.autocast(device().type, dtype, enabled=chosen != "fp32")
+
+
 def quantization(model: ModelConfig) -> Any:
     """8-bit (LLM.int8) or 4-bit (QLoRA's NF4, double quantised: https://arxiv.org/abs/2305.14314)."""
     try:

@@ -90,6 +90,16 @@ def test_continued_is_the_unbroken_run(full: dict[str, Any]) -> None:
     assert_same(weights(whole), weights(full))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_kept_base_trains_again_as_it_did_at_first(full: dict[str, Any], precision: str) -> None:
+    """With bf16 accelerate changes the network's own forward, which here is the base's."""
+    full["training"]["precision"] = precision
+    once, again = elsewhere(full, "once"), elsewhere(full, "again")
+    fit(once)
+    fit(again)
+    assert_same(weights(once), weights(again))
+
+
 def test_weights_in_16_bits_are_trained_in_32(full: dict[str, Any]) -> None:
     full["model"]["dtype"] = "bfloat16"
     before = base_weights(check(full))
