@@ -6,6 +6,7 @@ known keeps Hydra's own words.
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -98,13 +99,16 @@ def _nearest_key(key: str) -> str:
     """Return the config key nearest to ``key``: in its own group, with its own name in another, or of all."""
     group, _, name = key.rpartition(".")
     known = [*known_keys(), *{known.partition(".")[0] for known in known_keys() if "." in known}]
-    beside = [known for known in known if known.rpartition(".")[0] == group]
+    beside = {known.rpartition(".")[2]: known for known in known if known.rpartition(".")[0] == group}
     elsewhere = [known for known in known if known.rpartition(".")[2] == name]
-    for candidates in (beside, elsewhere, known):
-        if match := re.search(r"'(.*)'", nearest(key, candidates) or nearest(key, elsewhere)):
-            # the group around it is no answer: setting or deleting that would be far more than was meant
-            return "" if key.startswith(f"{match[1]}.") else match[1]
-    return ""
+    found = (
+        [beside[near] for near in difflib.get_close_matches(name, beside, n=1, cutoff=0.75)]
+        or difflib.get_close_matches(key, elsewhere, n=1, cutoff=0)
+        or difflib.get_close_matches(key, beside.values(), n=1, cutoff=0.5)
+        or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    )
+    # the group around it is no answer: setting or deleting that would be far more than was meant
+    return found[0] if found and not key.startswith(f"{found[0]}.") else ""
 
 
 def _unknown_choice(found: re.Match[str]) -> str:

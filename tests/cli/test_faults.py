@@ -58,6 +58,7 @@ SINGLE_FAULTS: list[tuple[list[str], str]] = [
     (["hyperopt=bayes"], "hyperopt: must be one of asha, combined, none, optuna, random, found 'bayes'"),
     (["trainig=default"], "trainig: unknown key (did you mean 'training'?) fix: training=default"),
     (["training.lerning_rate=3"], "unknown key (did you mean 'training.learning_rate'?) fix: training.learning_rate=3"),
+    (["hyperopt.seed=3"], "hyperopt.seed: unknown key (did you mean 'seed'?) fix: seed=3"),
     (["training.learning_rate=[1,"], "no viable alternative at input '[1,'"),
     (["data.train_file=${nope}"], "data.train_file: Interpolation key 'nope' not found"),
     (["data=files"], "data.train_file: data=files needs a training file fix: data.train_file=PATH"),
