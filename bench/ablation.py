@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -76,7 +77,13 @@ WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "light checkpoints": lambda: patch.object(trainer.NerTrainer, "_save", transformers.Trainer._save),
     "light collections": lambda: patch.object(train, "_light_collections", whole_collections),
     "quick dropout": lambda: patch.object(train, "quick_dropout", torch_dropout),
+    "bf16 where there are units for it": lambda: in_fp32(),
 }
+
+
+def in_fp32() -> AbstractContextManager[Any]:
+    """Compute in float32."""
+    return patch.object(train, "precision", lambda _: "fp32")
 
 
 def main() -> None:
@@ -101,6 +108,9 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Return a row for each technique."""
     run(args, folder, "warm")
     rows = [pairs(args, folder, name, {}, {}, without) for name, without in WITHOUT.items()]
+    with in_fp32():
+        by_mkl = functools.partial(patch.object, train, "wide_products", contextlib.nullcontext)
+        rows.append(pairs(args, folder, "products by oneDNN (of precision=fp32)", {}, {}, by_mkl))
     run(args, folder, "warm-prefix", lora_layers="top:2")
     upper = {"lora_layers": "top:2"}
     off = {**upper, "frozen_prefix": False}

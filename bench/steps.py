@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--warmup", type=float, default=0.05, help="of all steps")
     parser.add_argument("--schedule", default="linear", help="training.lr_scheduler_type")
+    parser.add_argument("--precision", default="auto", help="training.precision of ours; the plain loop has Trainer's")
     parser.add_argument("--targets", default="all-linear", help="model.lora_target_modules of padding")
     parser.add_argument("--dev", type=int, help="dev sentences, all of them if left out")
     args = parser.parse_args()
@@ -51,6 +52,7 @@ def main() -> None:
         figures = (padding if args.what == "padding" else prefix)(args, Path(folder))
     figures |= {"settings": {key: str(value) for key, value in vars(args).items() if key != "data"}, **machine()}
     name = "steps_padding" if args.what == "padding" else f"steps_prefix_{args.model}"
+    name += "" if args.precision == "auto" else f"_{args.precision}"
     (HERE / "results" / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 
@@ -76,6 +78,7 @@ def config_of(args: argparse.Namespace, folder: Path, name: str, seed: int, **mo
                 "learning_rate": args.lr,
                 "warmup_ratio": args.warmup,
                 "lr_scheduler_type": args.schedule,
+                "precision": getattr(args, "precision", "auto"),
             },
         }
     )
