@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 from mistral_ner.data.rows import Row
 
-_BATCHES_A_POOL = 50  # sorted by length together; more of them would pad less and mix less
+_BATCHES_A_POOL = 8  # sorted by length together; more of them would pad less, but 50 cost F1 (bench/LOG.md)
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
