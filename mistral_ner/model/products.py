@@ -7,10 +7,16 @@ torch carries as well, takes AVX-512 wherever it is there: twice as fast on AMD'
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+# oneDNN, and torch for it, keep what they compiled for each shape of a product, a thousand of them unless told
+# otherwise; batches have ever new shapes, and a hundred trainings grew by half. Both read this once, at the first product.
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "64")
 
 
 @contextlib.contextmanager
