@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 # oneDNN, and torch for it, keep what they compiled for each shape of a product, a thousand of them unless told
-# otherwise; batches have ever new shapes, and a hundred trainings grew by half. Both read this once, at the first product.
+# otherwise; batches have ever new shapes, and a hundred trainings grew by half. Read once, at the first product.
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_name, "64")
 
