@@ -5,10 +5,9 @@
 CrossNER music: its 100 training sentences, the first 100 of dev; `minilm` with LoRA r=16 on query and value; six
 trials, two at once, one thread each; nine epochs with a report after each, batches of eight; ASHA with its first rung
 at report 3, one in three goes on. Both are given the same six settings (learning rate and weight decay, drawn once),
-so that they train the same things, with
-another seed in each pair. Each side is a command of its own, timed from its start to its end, in turn. Ours
-is ``python launch.py -m hyperopt=combined`` with an empty cache, all its files and report.html included, without the
-final trainings, which the peer does not have.
+so that they train the same things, with another seed in each pair. Each side is a command of its own, timed from its
+start to its end, in turn. Ours is ``python launch.py -m hyperopt=combined`` with an empty cache, all its files and
+report.html included, without the final trainings, which the peer does not have.
 """
 
 from __future__ import annotations
@@ -94,12 +93,8 @@ def by_us(data: Path, folder: Path, seed: int) -> dict[str, Any]:
         *("search_space.learning_rate.low=1e-3", "~search_space.lora_r", "~search_space.warmup_ratio"),
         *(f"hyperopt.num_trials={TRIALS}", f"hyperopt.max_concurrent={AT_ONCE}"),
         *(f"hyperopt.asha_grace_period={GRACE}", "hyperopt.enqueue_default=false", f"hyperopt.enqueue=[{enqueue}]"),
-        *(
-            f"seed={seed}",
-            "hyperopt.final.enabled=false",
-            f"hyperopt.results_dir={folder}",
-            "hyperopt.study_name=s",
-        ),
+        *(f"seed={seed}", "hyperopt.final.enabled=false"),
+        *(f"hyperopt.results_dir={folder}", "hyperopt.study_name=s"),
     ]
     begun = time.perf_counter()
     env = {**os.environ, **SAID, "MISTRAL_NER_CACHE": str(folder / "cache")}
@@ -116,18 +111,8 @@ def by_us(data: Path, folder: Path, seed: int) -> dict[str, Any]:
 
 def by_peer(data: Path, folder: Path, seed: int) -> dict[str, Any]:
     """Run this file for the other side."""
-    command = [
-        sys.executable,
-        __file__,
-        "--side",
-        "peer",
-        "--data",
-        str(data),
-        "--folder",
-        str(folder),
-        "--seed",
-        str(seed),
-    ]
+    given = {"side": "peer", "data": data, "folder": folder, "seed": seed}
+    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in given.items())]
     begun = time.perf_counter()
     done = subprocess.run(command, env={**os.environ, **SAID}, check=True, stdout=subprocess.PIPE)
     wall = time.perf_counter() - begun

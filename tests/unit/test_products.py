@@ -11,7 +11,6 @@ from mistral_ner.model import products
 from mistral_ner.model.products import wide_products
 
 SETTINGS = torch.backends.mkldnn.matmul
-wide = pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this CPU has no AVX-512")
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +34,18 @@ def test_products_are_those_of_float32_forward_and_backward() -> None:
         assert ((found - wanted).abs().max() / wanted.abs().max()).item() < 2e-6
 
 
-@wide
-def test_it_holds_inside_alone() -> None:
+@pytest.fixture
+def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that says so, whichever runs the tests: what is looked at here is the setting alone."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+@pytest.mark.usefixtures("avx512")
+def test_it_holds_inside_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_exact", lambda: True)
     with wide_products():
         inside = SETTINGS.fp32_precision
+        assert inside == "bf16"
         with wide_products():
             assert SETTINGS.fp32_precision == inside
         assert SETTINGS.fp32_precision == inside
@@ -55,7 +62,7 @@ def test_a_precision_that_the_caller_chose_stays() -> None:
     assert SETTINGS.fp32_precision == "ieee"
 
 
-@wide
+@pytest.mark.usefixtures("avx512")
 def test_a_processor_that_would_round_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_exact", lambda: False)
     with wide_products():
