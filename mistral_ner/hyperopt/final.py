@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistral_ner import files
 from mistral_ner.config import Config, UserError, to_container
@@ -23,8 +23,12 @@ from mistral_ner.hyperopt.card import card
 from mistral_ner.hyperopt.faults import value_at
 from mistral_ner.hyperopt.logs import trial_logs
 from mistral_ner.hyperopt.plan import Plan, saved_config, trial_name
-from mistral_ner.metrics import IntArray
+from mistral_ner.hyperopt.workers import Failed, Workers
 from mistral_ner.progress import best_report, reports_on_disk
+
+if TYPE_CHECKING:
+    from mistral_ner.metrics import IntArray
+    from mistral_ner.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +99,13 @@ def candidates(plan: Plan, complete: Sequence[Candidate]) -> list[Candidate]:
     return chosen if any(_is_default(plan, one) for one in chosen) else [*chosen, default]
 
 
-def finalise(plan: Plan, complete: Sequence[Candidate]) -> Final:
+def finalise(plan: Plan, complete: Sequence[Candidate], workers: Workers) -> Final:
     """Train the candidates, choose, and write ``final/``; cut off, it goes on where it was when called again.
 
     Args:
         plan: the search.
         complete: its complete trials.
+        workers: who trains and scores.
 
     Raises:
         UserError: no training of any candidate came to its end.
@@ -108,36 +113,37 @@ def finalise(plan: Plan, complete: Sequence[Candidate]) -> Final:
     folder = plan.folder / FOLDER
     wanted = plan.config.hyperopt.final
     seeds = [plan.config.seed + 1 + index for index in range(wanted.seeds)]
-    runs, failures = [], dict[str, str]()
-    for candidate in candidates(plan, complete):
-        trained: dict[int, tuple[Config, float]] = {}
-        for seed in seeds:
-            config = _config(plan, candidate, seed)
-            try:
-                trained[seed] = config, _train(config)
-            except UserError as error:
-                failures[Path(config.output_dir).name] = str(error)
+    chosen = candidates(plan, complete)
+    at_once = min(workers.at_once, len(chosen) * len(seeds))
+    configs = [[_config(plan, candidate, seed, at_once) for seed in seeds] for candidate in chosen]
+    values, failures = _trained([config for of_one in configs for config in of_one], workers)
+    runs = []
+    for candidate, of_one in zip(chosen, configs, strict=True):
         # a mean over fewer seeds is no fair comparison
-        if len(trained) == len(seeds):
-            runs.append(_Run(candidate, trained))
+        if all(config.output_dir in values for config in of_one):
+            runs.append(_Run(candidate, {config.seed: (config, values[config.output_dir]) for config in of_one}))
     if not runs:
         raise UserError(
             f"no final training came to its end ({'; '.join(sorted(set(failures.values())))}); see "
             f"{folder}/candidates, or type hyperopt.final.enabled=false for the best single trial"
         )
     runs.sort(key=lambda run: -plan.sign * run.mean)
-    final, scored = _judged(plan, runs, seeds, failures)
+    final, scored = _judged(plan, runs, seeds, failures, workers)
     _write(plan, runs[0].trained[final.seed][0], final, scored)
     return final
 
 
-def keep(plan: Plan, candidate: Candidate) -> Final:
+def keep(plan: Plan, candidate: Candidate, workers: Workers) -> Final:
     """Write ``final/`` from a trial of the search as it is, for those who want the best single trial.
 
     Args:
         plan: the search.
         candidate: a trial; its value is the best of many, and too good to be true. One that was cut off, by the
             target that it reached, has no adapter yet: it is trained again up to its best report.
+        workers: who trains and scores.
+
+    Raises:
+        UserError: the training that was cut off failed when it went on.
     """
     assert candidate.trial is not None
     config = saved_config(plan.folder / candidate.name / "config.yaml")
@@ -148,10 +154,12 @@ def keep(plan: Plan, candidate: Candidate) -> Final:
         config.training.stop_after = int(best["report"]) if best else None
         config.output_dir = str(plan.folder / FOLDER / "candidates" / candidate.name)
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        _train(config)
+        _, failures = _trained([config], workers)
+        if failures:
+            raise UserError(*failures.values())
     (plan.folder / FOLDER).mkdir(exist_ok=True)
     run = _Run(candidate, {config.seed: (config, float(candidate.value or 0.0))})
-    final, scored = _judged(plan, [run], [config.seed], {})
+    final, scored = _judged(plan, [run], [config.seed], {}, workers)
     _write(plan, config, final, scored)
     return final
 
@@ -165,64 +173,89 @@ class _Run:
     def mean(self) -> float:
         return mean(value for _, value in self.trained.values())
 
-    def scores(self, split: str) -> tuple[list[dict[str, float]], list[IntArray]]:
-        """Metrics and counts of each training; empty lists where the split is."""
-        from mistral_ner.score import score
 
-        found = [score(config, Path(config.output_dir) / "adapter", split) for config, _ in self.trained.values()]
-        return [one.metrics for one in found if one], [one.counts for one in found if one]
-
-
-def _config(plan: Plan, candidate: Candidate, seed: int) -> Config:
+def _config(plan: Plan, candidate: Candidate, seed: int, at_once: int) -> Config:
     folder = plan.folder / FOLDER / "candidates" / f"{candidate.name}_seed_{seed}"
     if not (folder / "config.yaml").exists():
         config = plan.trial_config(candidate.trial or 0, candidate.params)
         config.output_dir, config.seed = str(folder), seed
         config.tracking = replace(plan.config.tracking)  # off for trials only
-        # nothing else runs now: the machine is this training's alone
+        # nothing else runs now: the machine is these trainings' alone
         share = (config.training.threads or 1) * plan.at_once
-        config.training.threads = max(1, min(fits.cores(), share))
+        config.training.threads = max(1, min(fits.cores(), share) // at_once)
         files.write_yaml(folder / "config.yaml", to_container(config))
     return saved_config(folder / "config.yaml")
+
+
+def _trained(configs: Sequence[Config], workers: Workers) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the metric of each training by its folder, and by the folder's name why others failed."""
+    values, failures = dict[str, float](), dict[str, str]()
+    log.info("final trainings: %d, %d at once", len(configs), min(workers.at_once, len(configs)))
+    for config, value in workers.each(_train, configs):
+        name = Path(config.output_dir).name
+        if isinstance(value, Failed):
+            failures[name] = value.reason
+            log.warning("final training %s  failed: %s", name, value.reason)
+        else:
+            values[config.output_dir] = value
+            log.info("final training %s  %s %.4f", name, config.training.metric, value)
+    return values, failures
 
 
 def _train(config: Config) -> float:
     from mistral_ner.train import fit
 
     folder = Path(config.output_dir)
-    log.info("final training %s", folder.name)
     with trial_logs(folder), files.full_disk_named(folder):
-        value = fit(config)
-    log.info("final training %s  %s %.4f", folder.name, config.training.metric, value)
-    return value
+        return fit(config)
+
+
+def _scores(runs: Sequence[_Run], split: str, workers: Workers) -> list[list[Score]]:
+    """Return what each training scores on a split, by run and seed; empty lists where the split is."""
+    wanted = [(config, split) for run in runs for config, _ in run.trained.values()]
+    found: dict[str, Score | None] = {}
+    for (config, _), result in workers.each(_score, wanted):
+        if isinstance(result, Failed):
+            raise UserError(f"{config.output_dir} could not be scored: {result.reason}")
+        found[config.output_dir] = result
+    by_run = [[found[config.output_dir] for config, _ in run.trained.values()] for run in runs]
+    return [[one for one in scores if one is not None] for scores in by_run]
+
+
+def _score(wanted: tuple[Config, str]) -> Score | None:
+    from mistral_ner.score import score
+
+    config, split = wanted
+    return score(config, Path(config.output_dir) / "adapter", split)
 
 
 def _judged(
-    plan: Plan, runs: list[_Run], seeds: list[int], failures: dict[str, str]
+    plan: Plan, runs: list[_Run], seeds: list[int], failures: dict[str, str], workers: Workers
 ) -> tuple[Final, dict[str, dict[str, float]]]:
     """Return the end, and the final model's metrics by split."""
-    results, first, scored = list[Result](), list[IntArray](), dict[str, dict[str, float]]()
     winner = runs[0].trained
     best = max(winner, key=lambda seed: (plan.sign * winner[seed][1], -seed))
-    for run in runs:
-        metrics, counts = run.scores("dev")
-        if not results:
-            first, scored["dev"] = counts, metrics[seeds.index(best)]
-        results.append(_result(plan, run, metrics, counts))
-        results[-1].distinguishable = len(results) > 1 and distinguishable(first, counts)
+    place = seeds.index(best)
+    dev = _scores(runs, "dev", workers)
+    results = [_result(plan, run, scores) for run, scores in zip(runs, dev, strict=True)]
+    for result, scores in zip(results, dev, strict=True):
+        result.distinguishable = result is not results[0] and distinguishable(_counts(dev[0]), _counts(scores))
     # the choice is made: only now is the test split looked at
-    for index, (run, result) in enumerate(zip(runs, results, strict=True)):
-        if index and not result.default:
-            continue
-        metrics, counts = run.scores("test")
-        if counts:
-            result.test_f1 = mean(one["f1"] for one in metrics)
-            result.test_f1_interval = interval(resampled_f1(counts))
-            scored.setdefault("test", metrics[seeds.index(best)])
+    shown = [index for index, result in enumerate(results) if index == 0 or result.default]
+    test = _scores([runs[index] for index in shown], "test", workers)
+    for index, scores in zip(shown, test, strict=True):
+        if scores:
+            results[index].test_f1 = mean(one.metrics["f1"] for one in scores)
+            results[index].test_f1_interval = interval(resampled_f1(_counts(scores)))
+    scored = {split: found[0][place].metrics for split, found in (("dev", dev), ("test", test)) if found[0]}
     return Final(plan.config.hyperopt.metric, seeds, best, results, failures), scored
 
 
-def _result(plan: Plan, run: _Run, metrics: list[dict[str, float]], counts: list[IntArray]) -> Result:
+def _counts(scores: Sequence[Score]) -> list[IntArray]:
+    return [one.counts for one in scores]
+
+
+def _result(plan: Plan, run: _Run, dev: list[Score]) -> Result:
     values = {str(seed): value for seed, (_, value) in run.trained.items()}
     return Result(
         trial=run.candidate.trial,
@@ -232,8 +265,8 @@ def _result(plan: Plan, run: _Run, metrics: list[dict[str, float]], counts: list
         dev=values,
         dev_mean=run.mean,
         dev_std=stdev(values.values()) if len(values) > 1 else 0.0,
-        dev_f1=mean(one["f1"] for one in metrics),
-        dev_f1_interval=interval(resampled_f1(counts)),
+        dev_f1=mean(one.metrics["f1"] for one in dev),
+        dev_f1_interval=interval(resampled_f1(_counts(dev))),
     )
 
 
@@ -243,8 +276,6 @@ def _is_default(plan: Plan, candidate: Candidate) -> bool:
 
 def _write(plan: Plan, config: Config, final: Final, scored: dict[str, dict[str, float]]) -> None:
     """Copy the final model to ``final/``; ``final.json`` comes last, so that it stands for a whole folder."""
-    from mistral_ner.model.stored import save_merged, saved_labels
-
     folder, source = plan.folder / FOLDER, Path(config.output_dir) / "adapter"
     (folder / "final.json").unlink(missing_ok=True)
     for path in sorted(source.iterdir()):
@@ -253,6 +284,8 @@ def _write(plan: Plan, config: Config, final: Final, scored: dict[str, dict[str,
     files.write_json(folder / "metrics.json", scored)
     files.write_text(folder / "README.md", card(config, asdict(final), scored))
     if plan.config.hyperopt.merge:
+        from mistral_ner.model.stored import save_merged, saved_labels  # late: all else here needs no torch
+
         save_merged(config, saved_labels(source), source, folder / "merged")
     files.write_json(folder / "final.json", asdict(final))
 

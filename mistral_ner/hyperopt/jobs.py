@@ -66,8 +66,10 @@ def _called(config: Config, number: int, objective: Objective | None) -> Ended:
 class InRay:
     """As many trials at once as the search allows, each a Ray task; a free slot is filled at once."""
 
-    def __init__(self, plan: Plan, start: Callable[[Asked], Any], result: Callable[[Any], Ended]) -> None:
-        self.plan, self._start, self._result = plan, start, result
+    def __init__(
+        self, plan: Plan, resources: dict[str, float], start: Callable[[Asked], Any], result: Callable[[Any], Ended]
+    ) -> None:
+        self.plan, self.resources, self._start, self._result = plan, resources, start, result
         self._refs: dict[Any, int] = {}
 
     @property
@@ -112,7 +114,9 @@ def in_ray(plan: Plan, resources: dict[str, float], objective: Objective | None)
         return _called(config, number, objective)
 
     trial: Any = ray.remote(**options)(with_storage(plan, called))
-    return InRay(plan, lambda asked: trial.remote(_without_password(plan.config), asked.number), lambda ended: ended)
+    return InRay(
+        plan, resources, lambda asked: trial.remote(_without_password(plan.config), asked.number), lambda ended: ended
+    )
 
 
 def _without_password(config: Config) -> Config:

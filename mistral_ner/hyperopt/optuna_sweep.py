@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ from mistral_ner.hyperopt.storage import STORAGE_URL
 from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Asked, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import Objective, described
+from mistral_ner.hyperopt.workers import Here, Workers, ray_workers
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +75,21 @@ def run(plan: Plan, jobs: Callable[[], Any], train: bool = True, in_ray: bool = 
         _joined(plan) if in_ray else nullcontext(),
         files.full_disk_named(plan.folder, again=GO_ON),
         lead(plan) as study,
+        ExitStack() as jobs_are_there,
     ):
-        with Watch(study) as watch, ending_in_order(study), jobs() as pool:
+        workers = None
+        with Watch(study) as watch, ending_in_order(study):
+            pool = jobs_are_there.enter_context(jobs())
             _Loop(study, watch, pool).run()
-        return finish(study, train)
+            if train:
+                workers = jobs_are_there.enter_context(_workers(pool))
+        if study.interrupted is not None:
+            jobs_are_there.close()  # with all that still runs
+        return finish(study, workers)
+
+
+def _workers(pool: Jobs) -> AbstractContextManager[Workers]:
+    return ray_workers(pool.plan, pool.resources) if isinstance(pool, InRay) else nullcontext(Here())
 
 
 def _joined(plan: Plan) -> AbstractContextManager[None]:
@@ -168,6 +180,7 @@ class StudySweeper(OptunaSweeperImpl):
             state = Singleton.get_state()
             yield InRay(
                 self.plan,
+                resources,
                 lambda asked: job.remote(self.hydra, self._job_config(asked), self.jobs.task_function, state),
                 _ended,
             )

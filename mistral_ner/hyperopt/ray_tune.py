@@ -6,6 +6,7 @@ it ended. A worker process lives through many trials, so imports and the base mo
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from ray import tune
@@ -24,6 +25,7 @@ from mistral_ner.hyperopt.signals import interruptible
 from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import FAILURE, Objective, run_trial
+from mistral_ner.hyperopt.workers import ray_workers
 
 
 def search(plan: Plan, objective: Objective | None = None) -> Summary:
@@ -41,8 +43,13 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
         joined(plan),
         files.full_disk_named(plan.folder, again=GO_ON),
         lead(plan) as study,
+        ExitStack() as ray_is_there,
     ):
-        with Watch(study) as watch, ending_in_order(study), cluster(plan) as resources:
+        workers = None
+        with Watch(study) as watch, ending_in_order(study):
+            resources = ray_is_there.enter_context(cluster(plan))
+            if objective is None:
+                workers = ray_is_there.enter_context(ray_workers(plan, resources))
             searcher = StudySearcher(study, watch, promotion(plan))
             try:
                 _run(plan, searcher, resources, objective)
@@ -50,7 +57,9 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
                 if study.full_disk is None:
                     raise
             searcher.end_paused()
-        return finish(study, train=objective is None)
+        if study.interrupted is not None:
+            ray_is_there.close()  # with all that still runs
+        return finish(study, workers)
 
 
 def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> None:

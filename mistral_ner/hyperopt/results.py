@@ -28,6 +28,7 @@ from mistral_ner.hyperopt.signals import Interrupted, held, received
 from mistral_ner.hyperopt.study import GO_ON, REASON, Study, any_reaches_target
 from mistral_ner.hyperopt.tracked import track_search
 from mistral_ner.hyperopt.watch import shown
+from mistral_ner.hyperopt.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +69,13 @@ def ending_in_order(study: Study) -> Iterator[None]:
         study.interrupted = received()
 
 
-def finish(study: Study, train: bool = False) -> Summary:
+def finish(study: Study, workers: Workers | None = None) -> Summary:
     """Write ``summary.json``, ``trials.csv`` and ``best_config.yaml``, print the summary, and return it.
 
     Args:
         study: the search that has ended.
-        train: whether its trials were trainings: then there is a final model, trained again unless ``final.enabled``
-            is off.
+        workers: of a search whose trials were trainings, who trains the final model (unless ``final.enabled`` is off)
+            and scores it.
 
     Raises:
         UserError: no trial completed, so there is no best config, or too many failed; the rest is written.
@@ -82,9 +83,9 @@ def finish(study: Study, train: bool = False) -> Summary:
     """
     with held():
         summary = _written(study)
-    if train and _trains_final(study, summary):
+    if workers is not None and _trains_final(study, summary):
         with ending_in_order(study):
-            final = _final(study)
+            final = _final(study, workers)
             summary.final, summary.best_config = asdict(final), best_config.write_final(study.plan, final)
         files.write_json(study.plan.folder / "summary.json", asdict(summary))
     _report(study, summary)
@@ -108,15 +109,15 @@ def _trains_final(study: Study, summary: Summary) -> bool:
     return study.interrupted is None and study.full_disk is None and not study.broken and summary.best_trial is not None
 
 
-def _final(study: Study) -> Final:
+def _final(study: Study, workers: Workers) -> Final:
     found = [
         Candidate(trial.number, study.plan.space.decode(trial.params), best_of(study.plan, trial)[1])
         for trial in _eligible(study)
     ]
     if study.plan.config.hyperopt.final.enabled:
-        return finalise(study.plan, found)
+        return finalise(study.plan, found, workers)
     best = min(found, key=lambda one: (-study.plan.sign * (one.value or 0.0), one.trial))
-    return keep(study.plan, best)
+    return keep(study.plan, best, workers)
 
 
 def _eligible(study: Study) -> list[FrozenTrial]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import heapq
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from optuna.trial import FrozenTrial, TrialState
 from mistral_ner.hyperopt.plan import Plan
 
 _CANDIDATES = 8  # of which TPE takes the best: fewer explore more (Optuna has 24); bench/README.md compares
+# What samplers look at in a long study: they weigh older trials less, all but the best, and their time grows with both
+_LATEST, _BEST = 500, 25  # TPE takes at most 25 trials for the good ones
 INFEASIBLE = "memory"  # the constraint that a trial breaks whose settings do not fit the device
 
 
@@ -177,11 +180,18 @@ class _View:
         infeasible = [_as_pruned(trial) for trial in failed if INFEASIBLE in trial.constraints]
         earlier = [trial for trial in self._shown.warm if wanted is None or trial.state in wanted]
         # in front: samplers rely on their study's own trials being the last
-        shown = [*earlier, *infeasible, *trials]
         if len(self._study.directions) > 1:
-            return shown
+            return [*infeasible, *earlier, *trials]
         direction = self._study.direction
-        return [self._shown.valued(trial, direction) for trial in shown]
+        return infeasible + _fewer([self._shown.valued(trial, direction) for trial in [*earlier, *trials]], direction)
+
+
+def _fewer(trials: list[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+    """Return the latest of very many trials, and the best of the others."""
+    sign = 1 if direction == StudyDirection.MAXIMIZE else -1
+    older = [trial for trial in trials[:-_LATEST] if trial.state == TrialState.COMPLETE]
+    best = {id(trial) for trial in heapq.nlargest(_BEST, older, key=lambda trial: sign * (trial.value or 0.0))}
+    return [trial for trial in older if id(trial) in best] + trials[-_LATEST:]
 
 
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:

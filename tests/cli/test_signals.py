@@ -100,6 +100,12 @@ def test_in_ray(tmp_path: Path, search: list[str], strategy: list[str], name: st
         assert seconds < 5, "it leaves at once"
         code, output, _ = signalled(tmp_path, list(RESUME), "trial_*", 1, "SIGTERM")
         in_order(code, output)
+        code, output, _ = signalled(tmp_path, list(RESUME), "final/candidates/*", 2, "SIGINT")
+        in_order(code, output)
+        assert summary(tmp_path)["final"] is None
+        code, output, _ = signalled(tmp_path, list(RESUME), "trial_*", 0)
+        assert code == 0, output
+        assert summary(tmp_path)["final"]["seeds"] == [43, 44]
 
 
 def test_in_this_process_and_in_the_final_trainings(tmp_path: Path, search: list[str]) -> None:

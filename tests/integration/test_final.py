@@ -16,6 +16,7 @@ from mistral_ner.config import check
 from mistral_ner.hyperopt.final import Candidate, candidates, finalise
 from mistral_ner.hyperopt.optuna_sweep import search
 from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.workers import Here
 from mistral_ner.predict import Tagger
 from mistral_ner.progress import reports_on_disk
 from mistral_ner.score import score
@@ -144,7 +145,7 @@ def test_cut_off_it_goes_on_and_ends_the_same(ended: tuple[Plan, dict[str, Any]]
     complete = [
         Candidate(r["trial"], r["params"], r["search_value"]) for r in final["settings"] if r["trial"] is not None
     ]
-    finalise(made, complete)
+    finalise(made, complete, Here())
     assert json.loads((folder / "final.json").read_text()) == final
     assert (folder / "adapter_model.safetensors").read_bytes() == before
 

@@ -23,6 +23,7 @@ from mistral_ner.hyperopt.final import Final, Result
 from mistral_ner.hyperopt.leader import lead, look
 from mistral_ner.hyperopt.optuna_sweep import search
 from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.report import settings
 from mistral_ner.hyperopt.report.__main__ import written
 from mistral_ner.hyperopt.report.figures import study_figures
 from mistral_ner.hyperopt.report.rows import gather
@@ -107,12 +108,23 @@ def test_stopped_trials_count_for_the_importance(finished: Path) -> None:
     figure = next(figure for figure in study_figures(rows) if figure.name == "importance")
     shares = dict(zip(figure.data[0]["y"], figure.data[0]["x"], strict=True))
     assert sum(shares.values()) == pytest.approx(1)
-    scored, reports = _scored_study(rows)
+    scored, reports, ended = _scored_study(rows)
+    assert len(scored.trials) == ended == len(rows.trials)
     assert reports == min(len(trial.values) for trial in rows.trials) < 3
     assert f"All are compared at report {reports}" in figure.about
     for trial in scored.trials:  # by what it was worth then, whether it was stopped or not
         assert trial.value == pytest.approx(reports / 3 * 0.1 / (0.1 + abs(trial.params["learning_rate"] - 1e-2)))
     assert shares["learning_rate"] > 0.2, "it decides all; eight trials do not tell more"
+
+
+def test_of_very_many_trials_some_are_asked_for_the_importance(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_MOST_FOR_IMPORTANCE", 6)
+    study = look(finished)
+    rows = gather(study, asdict(summarise(study)))
+    scored, _, ended = _scored_study(rows)
+    assert (len(scored.trials), ended) == (6, 8)
+    figure = next(figure for figure in study_figures(rows) if figure.name == "importance")
+    assert figure.about.endswith("Asked are 6 of 8 trials, drawn at random.")
 
 
 def test_a_study_of_failures_says_so_and_escapes_their_reasons(tiny: dict[str, Any], tmp_path: Path) -> None:

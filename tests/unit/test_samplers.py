@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.samplers import INFEASIBLE, sampler
+from mistral_ner.hyperopt.samplers import INFEASIBLE, Shown, _View, sampler
 
 RATE = optuna.distributions.FloatDistribution(0.0, 0.99)
 
@@ -89,3 +89,13 @@ def test_settings_that_ran_out_of_memory_are_avoided() -> None:
         study.sampler = sampler(plan("TPE"), number)
         high += study.ask().suggest_float("dropout", 0.0, 0.99) > 0.6
     assert high <= 4
+
+
+def test_of_a_long_study_the_latest_trials_and_the_best_are_looked_at() -> None:
+    """What a proposal costs does not grow with the study, and what was good long ago is not forgotten."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([stopped(0.2, 0.9 - k / 1000) for k in range(30)])
+    study.add_trials([stopped(0.8, 0.1) for _ in range(700)])
+    trials = _View(study, Shown())._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    assert [trial.number for trial in trials] == [*range(25), *range(230, 730)]
+    assert proposals("TPE", "max", study.trials, count=5) == pytest.approx([0.2] * 5, abs=0.1)

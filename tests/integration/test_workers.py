@@ -1,0 +1,97 @@
+"""Work after a search in Ray's workers: side by side, with the numbers of one after the other, whoever dies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistral_ner.config import UserError
+from mistral_ner.hyperopt.final import Candidate, finalise
+from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.study import WORKER_DIED
+from mistral_ner.hyperopt.workers import Failed, Here, ray_workers
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
+ONE = {"cpu": 1.0, "gpu": 0.0}
+
+
+@pytest.fixture
+def plan(tiny: dict[str, Any], tmp_path: Path) -> Plan:
+    hyperopt = {
+        "strategy": "combined",
+        "num_trials": 2,
+        "max_concurrent": 2,
+        "asha_max_t": 3,
+        "results_dir": str(tmp_path),
+        "study_name": "s",
+        "final": {"top_k": 1, "seeds": 2},
+    }
+    space = {"learning_rate": {"type": "loguniform", "low": 1e-5, "high": 3e-2}}
+    return Plan.of({**tiny, "search_space": space, "hyperopt": hyperopt})
+
+
+def test_side_by_side_in_workers_that_stay(plan: Plan) -> None:
+    def work(item: int) -> tuple[int, float, float]:
+        begun = time.time()
+        time.sleep(0.5)
+        return os.getpid(), begun, time.time()
+
+    with ray_workers(plan, ONE) as workers:
+        done = dict(workers.each(work, range(5)))
+        again = dict(workers.each(work, range(2)))
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    processes = {process for process, _, _ in done.values()}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert {process for process, _, _ in again.values()} <= processes
+    spans = sorted((begun, ended) for _, begun, ended in done.values())
+    assert any(later < ended for (_, ended), (later, _) in itertools.pairwise(spans)), "two at a time"
+
+
+def test_a_dead_worker_costs_its_own_work_alone(plan: Plan) -> None:
+    def work(item: str) -> str:
+        if item == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item == "refused":
+            raise UserError("no such data")
+        return item
+
+    with ray_workers(plan, ONE) as workers:
+        done = dict(workers.each(work, ["a", "killed", "refused", "b", "c"]))
+    assert done == {"a": "a", "b": "b", "c": "c", "killed": Failed(WORKER_DIED), "refused": Failed("no such data")}
+
+
+def test_a_fault_of_the_program_is_raised(plan: Plan) -> None:
+    def work(item: int) -> None:
+        raise ZeroDivisionError("a fault")
+
+    with ray_workers(plan, ONE) as workers, pytest.raises(ZeroDivisionError, match="a fault"):
+        list(workers.each(work, [1]))
+
+
+def test_final_trainings_side_by_side_end_as_one_after_the_other(plan: Plan, tmp_path: Path) -> None:
+    found = [Candidate(0, {"learning_rate": 2e-2}, 0.5)]
+    ends = {}
+    for name in ("here", "ray"):
+        plan.config.hyperopt.study_name = name
+        if name == "here":
+            # alone, a training has all threads; as many as in Ray, so that it rounds alike
+            plan.config.hyperopt.max_concurrent = 1
+            finalise(plan, found, Here())
+        else:
+            plan.config.hyperopt.max_concurrent = 2
+            with ray_workers(plan, ONE) as workers:
+                finalise(plan, found, workers)
+        ends[name] = json.loads((tmp_path / name / "final/final.json").read_text())
+    assert ends["here"] == ends["ray"]
+    assert len(ends["ray"]["settings"]) == 2, "the trial and the default config"
+    weights = "final/adapter_model.safetensors"
+    assert (tmp_path / "here" / weights).read_bytes() == (tmp_path / "ray" / weights).read_bytes()
+    assert len(list(tmp_path.glob("ray/final/candidates/*/logs.txt"))) == 4
