@@ -32,6 +32,7 @@ from torch import nn
 
 from mistral_ner import train, trainer
 from mistral_ner.model import forget_base
+from mistral_ner.prepare import forget_prepared
 
 HERE = Path(__file__).parent
 
@@ -66,7 +67,7 @@ def torch_dropout(_: nn.Module) -> Iterator[None]:
 def forgotten() -> Iterator[None]:
     """Load the base model and the encoded data again."""
     forget_base()
-    train._PREPARED.clear()
+    forget_prepared()
     yield
 
 

@@ -25,7 +25,8 @@ from machine import machine
 from mistral_ner.batches import ByLength
 from mistral_ner.config import Config, check
 from mistral_ner.metrics import entity_scores
-from mistral_ner.train import fit, prepare
+from mistral_ner.prepare import prepare
+from mistral_ner.train import fit
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from mistral_ner.metrics import IntArray, entity_scores, sentence_counts
 from mistral_ner.model.hardware import autocast
 from mistral_ner.model.stored import load_trained
 from mistral_ner.predict.tagger import word_probabilities
-from mistral_ner.train import prepare
+from mistral_ner.prepare import prepare
 
 
 @dataclass(frozen=True)

@@ -20,19 +20,19 @@ from transformers.utils import logging as transformers_logging
 
 from mistral_ner import files
 from mistral_ner.config import Config, check
-from mistral_ner.data.encode import Encoded, encode
-from mistral_ner.data.read import load_splits
-from mistral_ner.model import adapted, load_tokenizer, weight_files
+from mistral_ner.data.encode import Encoded
+from mistral_ner.model import adapted, weight_files
 from mistral_ner.model.dropout import quick_dropout
 from mistral_ner.model.hardware import precision
 from mistral_ner.model.products import wide_products
 from mistral_ner.prefix import Prefix, frozen_prefix
+from mistral_ner.prepare import prepare
 from mistral_ner.progress import Progress
 from mistral_ner.schedule import Schedule
 from mistral_ner.tracking import tracked
 from mistral_ner.trainer import MICRO_BATCH, Evaluation, NerTrainer, Report, Reporter, TrainingError
 
-__all__ = ["Report", "TrainingError", "fit", "prepare"]
+__all__ = ["Report", "TrainingError", "fit"]
 
 log = logging.getLogger(__name__)
 
@@ -64,20 +64,6 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
     named = _memory_errors_named("the model", "a smaller model, or model.quantization=4bit")
     with files.alone(Path(config.output_dir)), named, wide_products():
         return _train_within_memory(config, Progress.open(config), report).best_value
-
-
-def prepare(config: Config) -> tuple[PreTrainedTokenizerFast, Encoded]:
-    """Return the tokenizer and the encoded data; the first call in a process reads or fills the cache on disk."""
-    key = repr((config.data, config.model.model_name, config.model.revision, config.model.random_init))
-    if key not in _PREPARED:
-        _PREPARED.clear()  # one at a time: a study has one data set
-        splits = load_splits(config.data)
-        tokenizer = load_tokenizer(config.model, [sentence.tokens for sentence in splits.train])
-        _PREPARED[key] = tokenizer, encode(splits, tokenizer, config.data)
-    return _PREPARED[key]
-
-
-_PREPARED: dict[str, tuple[PreTrainedTokenizerFast, Encoded]] = {}
 
 
 def _train_within_memory(config: Config, progress: Progress, report: Report | None) -> Progress:

@@ -46,7 +46,7 @@ def search(cfg: DictConfig | Mapping[str, Any] | Config, objective: Objective | 
     """
     plan = Plan.of(_plain(cfg))
     if objective is None:
-        from mistral_ner.train import prepare
+        from mistral_ner.prepare import prepare
 
         prepare(plan.config)
     if plan.asha:

@@ -45,7 +45,7 @@ class _Engine(Sweeper):
             from mistral_ner.inputs import check_inputs
 
             check_inputs(plan.config)
-            from mistral_ner.train import prepare
+            from mistral_ner.prepare import prepare
 
             prepare(plan.config)  # data or a model that cannot be read is found before a study exists
             summary = self.search(plan)

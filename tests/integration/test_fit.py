@@ -151,8 +151,9 @@ def test_kept_adapter_is_the_best_reports(tiny: dict[str, Any]) -> None:
     """The rate is so high that later reports are worse; the saved adapter must score what fit returned."""
     from mistral_ner.config import check
     from mistral_ner.model import adapted
+    from mistral_ner.prepare import prepare
     from mistral_ner.schedule import Schedule
-    from mistral_ner.train import _arguments, _evaluation, prepare
+    from mistral_ner.train import _arguments, _evaluation
     from mistral_ner.trainer import NerTrainer, evaluate
 
     tiny["training"] |= {"num_epochs": 6, "reports": 6, "learning_rate": 0.3, "lr_scheduler_type": "constant"}

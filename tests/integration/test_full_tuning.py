@@ -16,8 +16,9 @@ from mistral_ner.config import Config, ConfigError, check
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.model import base_model, save_merged
 from mistral_ner.predict import Tagger
+from mistral_ner.prepare import prepare
 from mistral_ner.score import score
-from mistral_ner.train import fit, prepare
+from mistral_ner.train import fit
 
 
 @pytest.fixture

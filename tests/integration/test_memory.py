@@ -139,8 +139,9 @@ def test_gradients_of_pieces_are_those_of_the_whole(
     from mistral_ner.batches import collate
     from mistral_ner.config import check
     from mistral_ner.model import adapted
+    from mistral_ner.prepare import prepare
     from mistral_ner.schedule import Schedule
-    from mistral_ner.train import _arguments, _evaluation, prepare
+    from mistral_ner.train import _arguments, _evaluation
     from mistral_ner.trainer import NerTrainer
 
     tiny["model"]["lora_dropout"] = 0
