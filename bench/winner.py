@@ -20,7 +20,8 @@ from typing import Any
 
 from mistral_ner.hyperopt.bootstrap import distinguishable, interval, resampled_f1
 from mistral_ner.hyperopt.plan import saved_config, trial_name
-from mistral_ner.score import Score, score
+from mistral_ner.metrics import Score
+from mistral_ner.score import score
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

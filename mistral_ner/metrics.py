@@ -10,6 +10,7 @@ that does not continue an entity of its own type begins nothing. The numbers are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,14 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 
 _OUTSIDE, _BEGIN, _INSIDE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Score:
+    """A split's metrics, named as by ``entity_scores``, and the counts of ``sentence_counts``, shape (sentences, 3)."""
+
+    metrics: dict[str, float]
+    counts: IntArray
 
 
 def entity_types(labels: Sequence[str]) -> list[str]:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mistral_ner.batches import batches_by_tokens
 from mistral_ner.config import Config
-from mistral_ner.metrics import IntArray, entity_scores, sentence_counts
+from mistral_ner.metrics import IntArray, Score, entity_scores, sentence_counts
 from mistral_ner.model.hardware import autocast
 from mistral_ner.model.stored import load_trained
 from mistral_ner.predict.tagger import word_probabilities
 from mistral_ner.prepare import prepare
-
-
-@dataclass(frozen=True)
-class Score:
-    """A split's metrics, named as by ``entity_scores``, and the counts of ``sentence_counts``, shape (sentences, 3)."""
-
-    metrics: dict[str, float]
-    counts: IntArray
 
 
 def score(config: Config, folder: str | Path, split: str) -> Score | None:

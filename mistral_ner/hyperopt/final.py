@@ -27,8 +27,7 @@ from mistral_ner.hyperopt.workers import Failed, Workers
 from mistral_ner.progress import best_report, reports_on_disk
 
 if TYPE_CHECKING:
-    from mistral_ner.metrics import IntArray
-    from mistral_ner.score import Score
+    from mistral_ner.metrics import IntArray, Score
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,8 +12,9 @@ from mistral_ner.config import Config
 from mistral_ner.hyperopt.job import Ended, run_job
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.hyperopt.storage import STORAGE_URL
-from mistral_ner.hyperopt.study import WORKER_DIED, Asked
+from mistral_ner.hyperopt.study import Asked
 from mistral_ner.hyperopt.worker import Objective, described
+from mistral_ner.hyperopt.workers import RayWorkers, WorkerDiedError, holding, ray_workers
 
 log = logging.getLogger(__name__)
 
@@ -64,59 +66,56 @@ def _called(config: Config, number: int, objective: Objective | None) -> Ended:
 
 
 class InRay:
-    """As many trials at once as the search allows, each a Ray task; a free slot is filled at once."""
+    """As many trials at once as the search allows, each in a worker that outlives it; a free slot is filled at once.
+
+    Args:
+        workers: where the trials run.
+        call: returns a trial's function, and what it is called with.
+        result: makes of what the function returned how the trial ended.
+    """
 
     def __init__(
-        self, plan: Plan, resources: dict[str, float], start: Callable[[Asked], Any], result: Callable[[Any], Ended]
+        self, workers: RayWorkers, call: Callable[[Asked], Sequence[Any]], result: Callable[[Any], Ended]
     ) -> None:
-        self.plan, self.resources, self._start, self._result = plan, resources, start, result
-        self._refs: dict[Any, int] = {}
+        self.workers, self._call, self._result = workers, call, result
+        self._trials: dict[Any, int] = {}  # by Ray's reference to the result
 
     @property
     def running(self) -> list[int]:
-        return list(self._refs.values())
+        return list(self._trials.values())
 
     @property
     def free(self) -> bool:
-        return len(self._refs) < self.plan.at_once
+        return len(self._trials) < self.workers.at_once
 
     def start(self, asked: Asked) -> None:
-        self._refs[self._start(asked)] = asked.number
+        self._trials[self.workers.start(*self._call(asked))] = asked.number
 
     def ended(self) -> list[tuple[int, Ended]]:
-        import ray
-
         # a short wait: the reports of those that run are looked at in between
-        done, _ = ray.wait(list(self._refs), timeout=0.2) if self._refs else ([], [])
-        return [(self._refs.pop(ref), self._ended(ref)) for ref in done]
+        return [(self._trials.pop(done), self._ended(done)) for done in self.workers.ended(seconds=0.2)]
 
-    def _ended(self, ref: Any) -> Ended:
-        import ray
-
+    def _ended(self, reference: Any) -> Ended:
         try:
-            returned = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:  # before the trial began: a module that is not there, say
-            return Ended(failure=described(error.cause or error))
-        except ray.exceptions.RayError:
-            return Ended(failure=WORKER_DIED)
+            returned = self.workers.result(reference)
+        except WorkerDiedError as error:
+            return Ended(failure=str(error))
+        except Exception as error:  # before the trial began: a module that is not there, say
+            return Ended(failure=described(error))
         return self._result(returned)
 
 
-def in_ray(plan: Plan, resources: dict[str, float], objective: Objective | None) -> InRay:
-    """Return jobs that call the objective in Ray tasks, without a Hydra launcher."""
-    import ray
-
+@contextmanager
+def in_ray(plan: Plan, resources: dict[str, float], objective: Objective | None) -> Iterator[InRay]:
+    """Yield jobs that call the objective in Ray's workers, without a Hydra launcher."""
     from mistral_ner.hyperopt.cluster import with_storage
-
-    options: Any = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
 
     def called(config: Config, number: int) -> Ended:
         return _called(config, number, objective)
 
-    trial: Any = ray.remote(**options)(with_storage(plan, called))
-    return InRay(
-        plan, resources, lambda asked: trial.remote(_without_password(plan.config), asked.number), lambda ended: ended
-    )
+    trial, config = with_storage(plan, called), _without_password(plan.config)
+    with ray_workers(plan, holding(resources)) as workers:
+        yield InRay(workers, lambda asked: (trial, config, asked.number), lambda ended: ended)
 
 
 def _without_password(config: Config) -> Config:

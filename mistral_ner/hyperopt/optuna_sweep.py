@@ -17,7 +17,7 @@ from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mistral_ner import files
-from mistral_ner.config import ResourcesConfig
+from mistral_ner.config import ResourcesConfig, UserError
 from mistral_ner.hyperopt.job import Ended
 from mistral_ner.hyperopt.jobs import InProcess, InRay, Jobs, in_ray
 from mistral_ner.hyperopt.leader import lead
@@ -29,7 +29,7 @@ from mistral_ner.hyperopt.storage import STORAGE_URL
 from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Asked, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import Objective, described
-from mistral_ner.hyperopt.workers import Here, Workers, ray_workers
+from mistral_ner.hyperopt.workers import Here, Workers, holding, ray_workers, worker_class
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
             return
         from mistral_ner.hyperopt.cluster import cluster
 
-        with cluster(plan) as resources:
-            yield in_ray(plan, resources, objective)
+        with cluster(plan) as resources, in_ray(plan, resources, objective) as in_workers:
+            yield in_workers
 
     return run(plan, jobs, train=objective is None)
 
@@ -77,19 +77,15 @@ def run(plan: Plan, jobs: Callable[[], Any], train: bool = True, in_ray: bool = 
         lead(plan) as study,
         ExitStack() as jobs_are_there,
     ):
-        workers = None
+        workers: Workers | None = None
         with Watch(study) as watch, ending_in_order(study):
             pool = jobs_are_there.enter_context(jobs())
             _Loop(study, watch, pool).run()
             if train:
-                workers = jobs_are_there.enter_context(_workers(pool))
+                workers = pool.workers if isinstance(pool, InRay) else Here()
         if study.interrupted is not None:
             jobs_are_there.close()  # with all that still runs
         return finish(study, workers)
-
-
-def _workers(pool: Jobs) -> AbstractContextManager[Workers]:
-    return ray_workers(pool.plan, pool.resources) if isinstance(pool, InRay) else nullcontext(Here())
 
 
 def _joined(plan: Plan) -> AbstractContextManager[None]:
@@ -158,7 +154,13 @@ class StudySweeper(OptunaSweeperImpl):
         self.composed: Any = self.config
 
     def search(self) -> Summary:
-        """Run the whole search and return its summary."""
+        """Run the whole search and return its summary.
+
+        Raises:
+            UserError: as :func:`run`, or Ray knows no such option of a worker; nothing is written then.
+        """
+        if self._uses_ray:
+            self._check_options()
         return run(self.plan, self._jobs, in_ray=self._uses_ray)
 
     @contextmanager
@@ -166,24 +168,39 @@ class StudySweeper(OptunaSweeperImpl):
         if not self._uses_ray:
             yield _LauncherJobs(self)
             return
+        from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
+
         from mistral_ner.hyperopt.cluster import cluster, with_storage
 
-        with cluster(self.plan) as resources:
-            import ray
-            from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
-
+        with (
+            cluster(self.plan) as resources,
+            ray_workers(self.plan, {**holding(resources), **self._options}) as workers,
+        ):
             setup_globals()
-            remote = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_retries": 0}
-            merged: Any = OmegaConf.to_container(OmegaConf.merge(remote, self.jobs.ray_cfg.remote), resolve=True)
             # The launcher's own ``launch`` would wait for a whole batch.
-            job = ray.remote(**merged)(with_storage(self.plan, _run_job))
-            state = Singleton.get_state()
+            job, state = with_storage(self.plan, _run_job), Singleton.get_state()
             yield InRay(
-                self.plan,
-                resources,
-                lambda asked: job.remote(self.hydra, self._job_config(asked), self.jobs.task_function, state),
+                workers,
+                lambda asked: (job, self.hydra, self._job_config(asked), self.jobs.task_function, state),
                 _ended,
             )
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        """Ray's options of the workers, as far as the command line has them."""
+        options: Any = OmegaConf.to_container(self.jobs.ray_cfg.remote, resolve=True)
+        return dict(options)
+
+    def _check_options(self) -> None:
+        where, faults = "hydra.launcher.ray.remote", []
+        for name, value in self._options.items():
+            try:
+                worker_class({name: value})
+            except (TypeError, ValueError) as error:
+                why = str(error).partition(" Valid ones")[0]
+                faults.append(f"{where}.{name}: found {value!r}. {why} fix: ~{where}.{name}")
+        if faults:
+            raise UserError("\n".join([f"{where} takes options of a Ray actor, where trials run:", *faults]))
 
     @property
     def _uses_ray(self) -> bool:

@@ -6,9 +6,10 @@ it ended. A worker process lives through many trials, so imports and the base mo
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
@@ -25,7 +26,7 @@ from mistral_ner.hyperopt.signals import interruptible
 from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import FAILURE, Objective, run_trial
-from mistral_ner.hyperopt.workers import ray_workers
+from mistral_ner.hyperopt.workers import RayWorkers, holding, ray_workers
 
 
 def search(plan: Plan, objective: Objective | None = None) -> Summary:
@@ -49,8 +50,8 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
         with Watch(study) as watch, ending_in_order(study):
             resources = ray_is_there.enter_context(cluster(plan))
             if objective is None:
-                workers = ray_is_there.enter_context(ray_workers(plan, resources))
-            searcher = StudySearcher(study, watch, promotion(plan))
+                workers = ray_is_there.enter_context(_final_workers(plan, resources))
+            searcher = StudySearcher(study, watch, promotion(plan), workers)
             try:
                 _run(plan, searcher, resources, objective)
             except Exception:  # of Ray's own notes, which it could not write either
@@ -60,6 +61,17 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
         if study.interrupted is not None:
             ray_is_there.close()  # with all that still runs
         return finish(study, workers)
+
+
+def _final_workers(plan: Plan, resources: dict[str, float]) -> AbstractContextManager[RayWorkers]:
+    """Return the workers of what follows the trials.
+
+    Ray Tune keeps the resources of its workers to its end. On one machine without GPUs nothing is lost by holding none,
+    and the workers can start while the last trials run.
+    """
+    alone = len(ray.nodes()) == 1 and not resources["gpu"]  # type: ignore[no-untyped-call]
+    options = {"num_cpus": 0} if alone else holding(resources)
+    return ray_workers(plan, options, None if plan.config.hyperopt.final.enabled else 1, ahead=alone)
 
 
 def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> None:
@@ -98,12 +110,21 @@ def _only_folder(trial: Any) -> str:
 
 
 class StudySearcher(DriverOnly, Searcher):
-    """Asks the study for trials and tells it how they ended."""
+    """Asks the study for trials and tells it how they ended.
 
-    def __init__(self, study: Study, watch: Watch, rule: Promotion | None) -> None:
+    Args:
+        study: the search.
+        watch: shows its events.
+        rule: of pausing trials; None where a trial under its rung stops for good.
+        workers: of the final trainings; they start in the slots that the last trials leave.
+    """
+
+    def __init__(
+        self, study: Study, watch: Watch, rule: Promotion | None = None, workers: RayWorkers | None = None
+    ) -> None:
         hyperopt = study.plan.config.hyperopt
         super().__init__(metric=hyperopt.metric, mode=hyperopt.mode)
-        self.study, self.watch, self.rule = study, watch, rule
+        self.study, self.watch, self.rule, self.workers = study, watch, rule, workers
         self.scheduler = StudyASHA(study, watch, rule)
         self.numbers: dict[str, int] = {}  # Ray's id of a running trial to the study's number
 
@@ -119,6 +140,8 @@ class StudySearcher(DriverOnly, Searcher):
             self.study.full_disk = str(error)
             return Searcher.FINISHED
         if number is None:
+            if self.workers is not None and self.rule is None:  # no trial that waits will want the slot
+                self.workers.warm_up(self.study.plan.at_once - len(self.numbers))
             # a running trial may yet make a paused one worth going on with, or be tried again
             return None if self.numbers else Searcher.FINISHED
         self.numbers[trial_id] = number

@@ -5,12 +5,13 @@ Each worker lives through many pieces of work, as in the search, so imports, dat
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from mistral_ner.config import UserError
+from mistral_ner.config import Config, UserError
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.hyperopt.study import WORKER_DIED
 
@@ -47,65 +48,130 @@ class Here:
             yield item, _result(function, item)
 
 
-class _InRay:
-    """Ray actors that hold the resources of a trial each; one that died is replaced by another."""
+class RayWorkers:
+    """Ray actors that hold the resources of a trial each and live through many calls; one that died is replaced.
 
-    def __init__(self, plan: Plan, resources: dict[str, float]) -> None:
+    Actors and not tasks: Ray ends the process of a task that had a GPU, and a new one would pay for all again.
+
+    Args:
+        plan: the search.
+        options: of the actors: ``num_cpus``, ``num_gpus``, and what else ``ray.remote`` takes.
+        at_once: how many calls run side by side; left out, as many as the search has trials.
+        ahead: whether :meth:`warm_up` does anything; not where there may be no room yet.
+
+    Raises:
+        ValueError: Ray knows no such option of an actor.
+    """
+
+    def __init__(self, plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False) -> None:
+        self.at_once, self.ahead = at_once or plan.at_once, ahead
+        self._config = plan.config
+        self._actor = worker_class(options)
+        self._idle: list[Any] = []
+        self._busy: dict[Any, Any] = {}  # Ray's reference to a call's result, and the actor
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call ``function`` in a worker; returns Ray's reference to the result, for :meth:`result`."""
+        actor = self._idle.pop() if self._idle else self._actor.remote()
+        reference = actor.call.remote(function, *arguments)
+        self._busy[reference] = actor
+        return reference
+
+    def ended(self, seconds: float) -> list[Any]:
+        """Return the references of calls that have ended, after a wait for the next one."""
         import ray
 
-        self.at_once = plan.at_once
-        self._actor: Any = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"])(_Worker)
-        self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Any]] = {}  # future to item and actor
+        return ray.wait(list(self._busy), timeout=seconds)[0] if self._busy else []
+
+    def result(self, reference: Any) -> Any:
+        """Return what a call that has ended returned, or raise what it raised.
+
+        Raises:
+            WorkerDiedError: its process is gone.
+        """
+        import ray
+
+        actor = self._busy.pop(reference)
+        try:
+            result = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            self._idle.append(actor)
+            raise error.cause or error from None
+        except ray.exceptions.RayError:
+            raise WorkerDiedError(WORKER_DIED) from None
+        self._idle.append(actor)
+        return result
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
-        import ray
-
-        waiting = list(items)
-        while waiting or self._busy:
-            while waiting and len(self._busy) < self.at_once:
-                actor, item = self._idle.pop() if self._idle else self._actor.remote(), waiting.pop(0)
-                self._busy[actor.call.remote(function, item)] = item, actor
-            done, _ = ray.wait(list(self._busy), timeout=1.0)  # not for ever: a signal is to be heard
-            for future in done:
-                item, actor = self._busy.pop(future)
+        waiting, running = list(items), dict[Any, T]()
+        while waiting or running:
+            while waiting and len(running) < self.at_once:
+                item = waiting.pop(0)
+                running[self.start(_result, function, item)] = item
+            for reference in self.ended(seconds=1.0):  # not for ever: a signal is to be heard
+                item = running.pop(reference)
                 try:
-                    result = ray.get(future)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause or error from None
-                except ray.exceptions.RayError:
-                    result = Failed(WORKER_DIED)
-                else:
-                    self._idle.append(actor)
-                yield item, result
+                    yield item, self.result(reference)
+                except WorkerDiedError as error:
+                    yield item, Failed(str(error))
+
+    def warm_up(self, count: int) -> None:
+        """Have ``count`` workers import, and read their data, ahead of their first call."""
+        while self.ahead and len(self._idle) + len(self._busy) < min(count, self.at_once):
+            actor = self._actor.remote()
+            actor.call.remote(_warm_up, self._config)
+            self._idle.append(actor)
 
     def close(self) -> None:
         """End the workers, whatever they do."""
         import ray
 
-        for actor in [*self._idle, *(actor for _, actor in self._busy.values())]:
+        for actor in [*self._idle, *self._busy.values()]:
             ray.kill(actor)
         self._idle, self._busy = [], {}
 
 
-@contextmanager
-def ray_workers(plan: Plan, resources: dict[str, float]) -> Iterator[Workers]:
-    """Yield workers in the Ray that this process is in, which are gone afterwards; each starts when it is needed.
+class WorkerDiedError(Exception):
+    """The process of a call is gone: killed, or out of memory."""
 
-    Args:
-        plan: the search.
-        resources: CPUs (``cpu``) and GPUs (``gpu``) of a trial.
-    """
-    workers = _InRay(plan, resources)
+
+@contextmanager
+def ray_workers(
+    plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False
+) -> Iterator[RayWorkers]:
+    """Yield :class:`RayWorkers` in the Ray that this process is in, which are gone afterwards."""
+    workers = RayWorkers(plan, options, at_once, ahead)
     try:
         yield workers
     finally:
         workers.close()
 
 
+def holding(resources: dict[str, float]) -> dict[str, Any]:
+    """Return Ray's options of an actor that holds the CPUs (``cpu``) and GPUs (``gpu``) of a trial."""
+    return {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
+
+
+def worker_class(options: dict[str, Any]) -> Any:
+    """Return the class of the workers, for ``.remote()``.
+
+    Raises:
+        ValueError: Ray knows no such option of an actor.
+    """
+    import ray
+
+    return ray.remote(**options)(_Worker) if options else ray.remote(_Worker)
+
+
 class _Worker:
-    def call(self, function: Callable[[T], R], item: T) -> R | Failed:
-        return _result(function, item)
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+def _warm_up(config: Config) -> None:
+    importlib.import_module("mistral_ner.score")
+    importlib.import_module("mistral_ner.train")
+    importlib.import_module("mistral_ner.prepare").prepare(config)
 
 
 def _result(function: Callable[[T], R], item: T) -> R | Failed:

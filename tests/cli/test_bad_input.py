@@ -190,6 +190,11 @@ COMMANDS = {
         "search_space=loar", "search_space: must be one of full, lora, lora_wide,", "search_space=lora"
     ),
     "unknown launcher": command("-m hydra/launcher=rai", "(did you mean 'ray'?), found 'rai'", "hydra/launcher=ray"),
+    "options of a Ray task": command(
+        "-m hyperopt=optuna hydra/launcher=ray +hydra.launcher.ray.remote.max_calls=1",
+        "hydra.launcher.ray.remote.max_calls: found 1. Invalid option keyword max_calls for actors.",
+        "fix: ~hydra.launcher.ray.remote.max_calls",
+    ),
     "a number as a group": command("training=3", "takes a name, found int", "--cfg job"),
     "no value": command("training.learning_rate=", "must be a number, found ''", "training.learning_rate=0.002"),
     "no equals sign": command("training.seed", "an override is KEY=VALUE, found no =", "training.seed=VALUE"),

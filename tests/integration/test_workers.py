@@ -6,20 +6,41 @@ import itertools
 import json
 import os
 import signal
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mistral_ner.config import UserError
+from mistral_ner.hyperopt import optuna_sweep
+from mistral_ner.hyperopt.cluster import ENVIRONMENT
 from mistral_ner.hyperopt.final import Candidate, finalise
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.hyperopt.study import WORKER_DIED
-from mistral_ner.hyperopt.workers import Failed, Here, ray_workers
+from mistral_ner.hyperopt.workers import Failed, Here, RayWorkers, holding, ray_workers
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_with_gpus")]
 ONE = {"cpu": 1.0, "gpu": 0.0}
+
+
+@pytest.fixture(scope="module")
+def ray_with_gpus() -> Iterator[None]:
+    """Ray takes our word for the GPUs: it hands them out, whether they are there or not."""
+    import ray
+
+    ray.init(
+        "local",
+        num_cpus=2,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": ENVIRONMENT},
+    )
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -43,7 +64,7 @@ def test_side_by_side_in_workers_that_stay(plan: Plan) -> None:
         time.sleep(0.5)
         return os.getpid(), begun, time.time()
 
-    with ray_workers(plan, ONE) as workers:
+    with ray_workers(plan, holding(ONE)) as workers:
         done = dict(workers.each(work, range(5)))
         again = dict(workers.each(work, range(2)))
     assert sorted(done) == [0, 1, 2, 3, 4]
@@ -55,6 +76,45 @@ def test_side_by_side_in_workers_that_stay(plan: Plan) -> None:
     assert any(later < ended for (_, ended), (later, _) in itertools.pairwise(spans)), "two at a time"
 
 
+def test_a_worker_keeps_its_gpu(plan: Plan) -> None:
+    """Ray ends a task's process that had a GPU; and one that has begun with a GPU cannot change to another."""
+
+    def work(item: int) -> tuple[int, str]:
+        time.sleep(0.2)
+        return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+    with ray_workers(plan, holding({"cpu": 1.0, "gpu": 1.0})) as workers:
+        done = dict(workers.each(work, range(6)))
+    assert sorted(gpu for _, gpu in set(done.values())) == ["0", "1"], "two processes, each with a GPU of its own"
+
+
+def test_jobs_on_gpus_have_warm_workers_that_train_on(plan: Plan, tmp_path: Path) -> None:
+    plan.config.hyperopt.strategy = "optuna"
+    plan.config.hyperopt.num_trials = 5
+    plan.config.hyperopt.resources_per_trial.gpu = 1.0
+    optuna_sweep.search(plan)
+    paths = list(tmp_path.glob("s/**/logs.txt"))
+    logs = "".join(path.read_text() for path in paths)
+    assert len(paths) >= 5 + 2
+    assert 1 <= logs.count("encoded train") + logs.count("encoded data read") <= 2, "trials and final trainings"
+
+
+def test_workers_start_ahead_where_there_is_room(plan: Plan) -> None:
+    def work(item: int) -> tuple[int, bool]:
+        time.sleep(0.2)
+        return os.getpid(), "mistral_ner.train" in sys.modules
+
+    for ahead in (True, False):
+        workers = RayWorkers(plan, {"num_cpus": 0}, ahead=ahead)
+        workers.warm_up(1)
+        workers.warm_up(5)  # no more than are of use
+        assert len(workers._idle) == (2 if ahead else 0)
+        done = dict(workers.each(work, range(4)))
+        workers.close()
+        assert len({process for process, _ in done.values()}) == 2
+        assert {warm for _, warm in done.values()} == {ahead}
+
+
 def test_a_dead_worker_costs_its_own_work_alone(plan: Plan) -> None:
     def work(item: str) -> str:
         if item == "killed":
@@ -63,7 +123,7 @@ def test_a_dead_worker_costs_its_own_work_alone(plan: Plan) -> None:
             raise UserError("no such data")
         return item
 
-    with ray_workers(plan, ONE) as workers:
+    with ray_workers(plan, holding(ONE)) as workers:
         done = dict(workers.each(work, ["a", "killed", "refused", "b", "c"]))
     assert done == {"a": "a", "b": "b", "c": "c", "killed": Failed(WORKER_DIED), "refused": Failed("no such data")}
 
@@ -72,7 +132,7 @@ def test_a_fault_of_the_program_is_raised(plan: Plan) -> None:
     def work(item: int) -> None:
         raise ZeroDivisionError("a fault")
 
-    with ray_workers(plan, ONE) as workers, pytest.raises(ZeroDivisionError, match="a fault"):
+    with ray_workers(plan, holding(ONE)) as workers, pytest.raises(ZeroDivisionError, match="a fault"):
         list(workers.each(work, [1]))
 
 
@@ -87,7 +147,7 @@ def test_final_trainings_side_by_side_end_as_one_after_the_other(plan: Plan, tmp
             finalise(plan, found, Here())
         else:
             plan.config.hyperopt.max_concurrent = 2
-            with ray_workers(plan, ONE) as workers:
+            with ray_workers(plan, holding(ONE)) as workers:
                 finalise(plan, found, workers)
         ends[name] = json.loads((tmp_path / name / "final/final.json").read_text())
     assert ends["here"] == ends["ray"]
