@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from mistral_ner import files
+from mistral_ner.hyperopt import fits
 from mistral_ner.hyperopt.asha import DriverOnly, Promotion, StudyASHA, promotion
 from mistral_ner.hyperopt.cluster import cluster, joined
 from mistral_ner.hyperopt.leader import lead
@@ -66,12 +67,14 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
 def _final_workers(plan: Plan, resources: dict[str, float]) -> AbstractContextManager[RayWorkers]:
     """Return the workers of what follows the trials.
 
-    Ray Tune keeps the resources of its workers to its end. On one machine without GPUs nothing is lost by holding none,
-    and the workers can start while the last trials run.
+    Ray Tune keeps the resources of its workers to its end. On one machine without GPUs nothing is lost by holding none:
+    no more workers than the machine fits, and they can start while the last trials run.
     """
     alone = len(ray.nodes()) == 1 and not resources["gpu"]  # type: ignore[no-untyped-call]
-    options = {"num_cpus": 0} if alone else holding(resources)
-    return ray_workers(plan, options, None if plan.config.hyperopt.final.enabled else 1, ahead=alone)
+    at_once = min(plan.at_once, fits.trials_at_once(plan.config)) if alone else plan.at_once
+    if not plan.config.hyperopt.final.enabled:
+        at_once = 1  # it only scores
+    return ray_workers(plan, {"num_cpus": 0} if alone else holding(resources), at_once, ahead=alone)
 
 
 def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> None:
