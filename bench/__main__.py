@@ -28,8 +28,8 @@ RUNS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("idle", (), None),
     ("share", (), MUSIC),
     ("peer", (), MUSIC),
-    ("steps", ("padding", "--lr", "3e-4", "--schedule", "constant_with_warmup"), WNUT),
-    ("steps", ("prefix", "--lr", "5e-3", "--epochs", "12", "--dev", "100"), MUSIC),
+    ("steps", ("padding", "--lr", "2e-4", "--warmup", "0.1", "--schedule", "constant_with_warmup"), WNUT),
+    ("steps", ("prefix", "--lr", "5e-3", "--epochs", "12", "--dev", "100", "--seeds", "5"), MUSIC),
     (
         "steps",
         ("prefix", "--model", "smollm2_135m", "--layers", "top:6", "--epochs", "2", "--dev", "50", *_FEWER),

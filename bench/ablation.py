@@ -91,7 +91,7 @@ def main() -> None:
     """Measure and write ``results/ablation.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder of the training of a new process
     args = parser.parse_args()
     vars(args).update(model="minilm", epochs=2, batch=8, lr=5e-3, warmup=0.05, schedule="linear", dev=50)

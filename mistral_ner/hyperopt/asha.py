@@ -105,6 +105,7 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         )
         self.study, self.watch, self.rule = study, watch, rule
         self.stopped: set[int] = set()
+        self.failures: dict[int, str] = {}  # what broke a trial, and perhaps its worker after it
         self._passed: dict[int, set[str]] = {}  # trials that went on, by the rung they went on from
         self._replay()
         if rule is not None:
@@ -173,9 +174,12 @@ class StudyASHA(DriverOnly, ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the report and decide whether the trial goes on."""
+        number = trial.config["number"]
+        if FAILURE in result:
+            self.failures[number] = result[FAILURE]
         if REPORT not in result or FAILURE in result:
             return str(self.CONTINUE)
-        number, report = trial.config["number"], result[REPORT]
+        report = result[REPORT]
         value = self.study.report(number, report, result)
         self.watch.reported(number, report, value)
         if self.judge(number, report, value):

@@ -26,7 +26,7 @@ from mistral_ner.hyperopt.results import Summary, ending_in_order, finish
 from mistral_ner.hyperopt.signals import interruptible
 from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Study
 from mistral_ner.hyperopt.watch import Watch
-from mistral_ner.hyperopt.worker import FAILURE, Objective, run_trial
+from mistral_ner.hyperopt.worker import Objective, run_trial
 from mistral_ner.hyperopt.workers import RayWorkers, holding, ray_workers
 
 
@@ -191,7 +191,7 @@ class StudySearcher(DriverOnly, Searcher):
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
-        failure = WORKER_DIED if error else (result or {}).get(FAILURE)
+        failure = self.scheduler.failures.pop(number, WORKER_DIED if error else None)
         if failure is None and self.rule is not None and number in self.rule.paused:
             return
         self.watch.ended(self.study.end(number, failure, stopped=number in self.scheduler.stopped))

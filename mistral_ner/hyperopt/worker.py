@@ -12,6 +12,7 @@ from ray import tune
 from mistral_ner import files
 from mistral_ner.config import Config
 from mistral_ner.hyperopt.logs import trial_logs
+from mistral_ner.hyperopt.workers import device_answers
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
 FAILURE = "failure"  # the key in a Ray result that says what broke the trial
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 def run_trial(trial: dict[str, Any], objective: Objective | None = None) -> None:
     """Call the objective with the config in ``trial["folder"]`` and report each evaluation to Ray Tune.
 
-    What breaks a trial is reported, not raised, so that the worker lives on for the next one.
+    What breaks a trial is reported, not raised, so that the worker lives on for the next one; but not one whose GPU the
+    trial has broken.
     """
     folder = Path(trial["folder"])
     with trial_logs(folder):
@@ -39,6 +41,8 @@ def run_trial(trial: dict[str, Any], objective: Objective | None = None) -> None
         except (Exception, SystemExit) as error:
             log.exception("the trial failed")
             tune.report({FAILURE: described(error)})
+            if not device_answers():
+                raise  # Ray Tune ends this process, and the next trial gets another
             return
     if reporter.stop is not None:
         raise reporter.stop

@@ -6,6 +6,7 @@ Each worker lives through many pieces of work, as in the search, so imports, dat
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class Here:
 
 
 class RayWorkers:
-    """Ray actors that hold the resources of a trial each and live through many calls; one that died is replaced.
+    """Ray actors that hold the resources of a trial each and live through many calls; one that died is replaced,
+    and one that a call has broken.
 
     Actors and not tasks: Ray ends the process of a task that had a GPU, and a new one would pay for all again.
 
@@ -93,13 +95,16 @@ class RayWorkers:
 
         actor = self._busy.pop(reference)
         try:
-            result = ray.get(reference)
+            result, usable = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            self._idle.append(actor)
+            ray.kill(actor)  # nobody knows in what state it is
             raise error.cause or error from None
         except ray.exceptions.RayError:
             raise WorkerDiedError(WORKER_DIED) from None
-        self._idle.append(actor)
+        if usable:
+            self._idle.append(actor)
+        else:
+            ray.kill(actor)
         return result
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
@@ -164,8 +169,8 @@ def worker_class(options: dict[str, Any]) -> Any:
 
 
 class _Worker:
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(*arguments)
+    def call(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, bool]:
+        return function(*arguments), device_answers()
 
 
 def _warm_up(config: Config) -> None:
@@ -179,3 +184,15 @@ def _result(function: Callable[[T], R], item: T) -> R | Failed:
         return function(item)
     except UserError as error:
         return Failed(str(error))
+
+
+def device_answers() -> bool:
+    """Whether this process can go on computing: after some CUDA errors its GPU answers every call with that error."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True

@@ -8,18 +8,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mistral_ner.config import UserError
-from mistral_ner.hyperopt import optuna_sweep
+from mistral_ner.config import Config, UserError
+from mistral_ner.hyperopt import optuna_sweep, ray_tune
 from mistral_ner.hyperopt.cluster import ENVIRONMENT
 from mistral_ner.hyperopt.final import Candidate, finalise
+from mistral_ner.hyperopt.leader import look
 from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.study import WORKER_DIED
+from mistral_ner.hyperopt.study import REASON, WORKER_DIED
 from mistral_ner.hyperopt.workers import Failed, Here, RayWorkers, holding, ray_workers
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_with_gpus")]
@@ -97,6 +98,38 @@ def test_jobs_on_gpus_have_warm_workers_that_train_on(plan: Plan, tmp_path: Path
     logs = "".join(path.read_text() for path in paths)
     assert len(paths) >= 5 + 2
     assert 1 <= logs.count("encoded train") + logs.count("encoded data read") <= 2, "trials and final trainings"
+
+
+@pytest.mark.parametrize("strategy", ["combined", "optuna"])
+def test_a_worker_whose_gpu_a_trial_has_broken_is_replaced(plan: Plan, strategy: str, tmp_path: Path) -> None:
+    """CUDA's own errors stay with a process; here a trial makes torch answer as it does then."""
+    plan.config.hyperopt.strategy = strategy
+    plan.config.hyperopt.num_trials = 6
+    plan.config.hyperopt.resources_per_trial.gpu = 1.0
+
+    def objective(config: Config, report: Callable[[int, dict[str, float]], bool | None]) -> None:
+        import torch
+
+        def broken() -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        Path(config.output_dir, "process").write_text(str(os.getpid()))
+        if config.output_dir.endswith("2"):
+            torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, broken
+        for number in range(1, config.training.reports + 1):
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            if report(number, {"eval_f1": 0.5 + number / 100}):
+                return
+
+    (ray_tune if strategy == "combined" else optuna_sweep).search(plan, objective)
+    trials = look(tmp_path / "s").trials
+    assert [trial.state.name for trial in trials if trial.state.name != "PRUNED"].count("FAIL") == 1
+    assert trials[2].user_attrs[REASON] == "RuntimeError: CUDA error: device-side assert triggered"
+    processes = [(tmp_path / f"s/trial_{number:04d}/process").read_text() for number in range(6)]
+    assert processes[2] in processes[:2]
+    assert processes[2] not in processes[3:]
+    assert len(set(processes)) == 3
 
 
 def test_workers_start_ahead_where_there_is_room(plan: Plan) -> None:
