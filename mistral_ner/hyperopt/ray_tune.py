@@ -67,10 +67,11 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
 def _final_workers(plan: Plan, resources: dict[str, float]) -> AbstractContextManager[RayWorkers]:
     """Return the workers of what follows the trials.
 
-    Ray Tune keeps the resources of its workers to its end. On one machine without GPUs nothing is lost by holding none:
-    no more workers than the machine fits, and they can start while the last trials run.
+    Ray Tune keeps the resources of its workers to its end. On a machine of our own without GPUs nothing is lost by
+    holding none: no more workers than it fits, and they can start while the last trials run.
     """
-    alone = len(ray.nodes()) == 1 and not resources["gpu"]  # type: ignore[no-untyped-call]
+    own = plan.config.hyperopt.ray_address is None and len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
+    alone = own and not resources["gpu"]
     at_once = min(plan.at_once, fits.trials_at_once(plan.config)) if alone else plan.at_once
     if not plan.config.hyperopt.final.enabled:
         at_once = 1  # it only scores

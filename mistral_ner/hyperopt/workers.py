@@ -1,6 +1,7 @@
-"""Who does the work after a search: this process, or Ray's workers, as many at once as the search had trials.
+"""Who does the work: this process, or Ray's workers, as many at once as a search has trials.
 
-Each worker lives through many pieces of work, as in the search, so imports, data and the base model are paid for once.
+Jobs of the Hydra Optuna sweeper engine run here (Ray Tune has workers of its own), and what follows the trials. A
+worker lives through many pieces of work, so imports, data and the base model are paid for once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from mistral_ner.config import Config, UserError
@@ -67,7 +68,8 @@ class RayWorkers:
 
     def __init__(self, plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False) -> None:
         self.at_once, self.ahead = at_once or plan.at_once, ahead
-        self._config = plan.config
+        # a config may end in a log, and a storage's URL may hold a password
+        self._config = replace(plan.config, hyperopt=replace(plan.config.hyperopt, storage_url=None))
         self._actor = worker_class(options)
         self._idle: list[Any] = []
         self._busy: dict[Any, Any] = {}  # Ray's reference to a call's result, and the actor
