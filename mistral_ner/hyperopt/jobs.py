@@ -78,7 +78,7 @@ class InRay:
         self, workers: RayWorkers, call: Callable[[Asked], Sequence[Any]], result: Callable[[Any], Ended]
     ) -> None:
         self.workers, self._call, self._result = workers, call, result
-        self._trials: dict[Any, int] = {}  # by Ray's reference to the result
+        self._trials: dict[Any, int] = {}  # by the call that runs it
 
     @property
     def running(self) -> list[int]:
@@ -95,9 +95,9 @@ class InRay:
         # a short wait: the reports of those that run are looked at in between
         return [(self._trials.pop(done), self._ended(done)) for done in self.workers.ended(seconds=0.2)]
 
-    def _ended(self, reference: Any) -> Ended:
+    def _ended(self, call: Any) -> Ended:
         try:
-            returned = self.workers.result(reference)
+            returned = self.workers.result(call)
         except WorkerDiedError as error:
             return Ended(failure=str(error))
         except Exception as error:  # before the trial began: a module that is not there, say

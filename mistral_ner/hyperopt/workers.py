@@ -50,6 +50,14 @@ class Here:
             yield item, _result(function, item)
 
 
+@dataclass(eq=False)
+class _Call:
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    result: Any = None
+    error: BaseException | None = None
+
+
 class RayWorkers:
     """Ray actors that hold the resources of a trial each and live through many calls; one that died is replaced,
     and one that a call has broken.
@@ -71,71 +79,113 @@ class RayWorkers:
         # a config may end in a log, and a storage's URL may hold a password
         self._config = replace(plan.config, hyperopt=replace(plan.config.hyperopt, storage_url=None))
         self._actor = worker_class(options)
+        self._waiting: list[_Call] = []
+        self._starting: dict[Any, Any] = {}  # Ray's reference to a sign of life, and the actor
         self._idle: list[Any] = []
-        self._busy: dict[Any, Any] = {}  # Ray's reference to a call's result, and the actor
+        self._busy: dict[Any, tuple[_Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
 
-    def start(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call ``function`` in a worker; returns Ray's reference to the result, for :meth:`result`."""
-        actor = self._idle.pop() if self._idle else self._actor.remote()
-        reference = actor.call.remote(function, *arguments)
-        self._busy[reference] = actor
-        return reference
+    def start(self, function: Callable[..., Any], *arguments: Any) -> _Call:
+        """Call ``function`` in a worker as soon as one is free; returns the call, which :meth:`ended` returns again."""
+        call = _Call(function, arguments)
+        self._waiting.append(call)
+        self._assign()
+        return call
 
-    def ended(self, seconds: float) -> list[Any]:
-        """Return the references of calls that have ended, after a wait for the next one."""
+    def _assign(self) -> None:
+        """Give calls to idle workers, and start more of them; Ray may have no room for all, or not yet."""
+        while self._waiting and self._idle:
+            call, actor = self._waiting.pop(0), self._idle.pop()
+            self._busy[actor.call.remote(call.function, *call.arguments)] = call, actor
+        while len(self._starting) < len(self._waiting) and self._there < self.at_once:
+            self._begin(_alive)
+
+    @property
+    def _there(self) -> int:
+        return len(self._starting) + len(self._idle) + len(self._busy)
+
+    def _begin(self, function: Callable[..., Any], *arguments: Any) -> None:
+        actor = self._actor.remote()
+        self._starting[actor.call.remote(function, *arguments)] = actor
+
+    def ended(self, seconds: float) -> list[_Call]:
+        """Return the calls that have ended, after a wait for the next one, which may be in vain."""
         import ray
 
-        return ray.wait(list(self._busy), timeout=seconds)[0] if self._busy else []
+        waited_for = [*self._busy, *self._starting]
+        done = ray.wait(waited_for, timeout=seconds)[0] if waited_for else []
+        calls = [self._end(reference) for reference in done if reference in self._busy]
+        for reference in done:
+            if reference in self._starting and (died := self._join(reference)) is not None:
+                calls.append(died)
+        self._assign()
+        return calls
 
-    def result(self, reference: Any) -> Any:
+    def _end(self, reference: Any) -> _Call:
+        import ray
+
+        call, actor = self._busy.pop(reference)
+        try:
+            call.result, usable = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            call.error, usable = error.cause or error, False  # nobody knows in what state it is
+        except ray.exceptions.RayError:
+            call.error, usable = WorkerDiedError(WORKER_DIED), False
+        if usable:
+            self._idle.append(actor)
+        else:
+            ray.kill(actor)
+        return call
+
+    def _join(self, reference: Any) -> _Call | None:
+        """Take a worker that has started; if it died instead, return a call that fails by it: none waits for ever."""
+        import ray
+
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayTaskError:  # a warm-up; the call itself will say it, where somebody hears it
+            pass
+        except ray.exceptions.RayError:
+            if not self._waiting:
+                return None
+            call = self._waiting.pop(0)
+            call.error = WorkerDiedError(WORKER_DIED)
+            return call
+        self._idle.append(actor)
+        return None
+
+    def result(self, call: _Call) -> Any:
         """Return what a call that has ended returned, or raise what it raised.
 
         Raises:
             WorkerDiedError: its process is gone.
         """
-        import ray
-
-        actor = self._busy.pop(reference)
-        try:
-            result, usable = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            ray.kill(actor)  # nobody knows in what state it is
-            raise error.cause or error from None
-        except ray.exceptions.RayError:
-            raise WorkerDiedError(WORKER_DIED) from None
-        if usable:
-            self._idle.append(actor)
-        else:
-            ray.kill(actor)
-        return result
+        if call.error is not None:
+            raise call.error
+        return call.result
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
-        waiting, running = list(items), dict[Any, T]()
-        while waiting or running:
-            while waiting and len(running) < self.at_once:
-                item = waiting.pop(0)
-                running[self.start(_result, function, item)] = item
-            for reference in self.ended(seconds=1.0):  # not for ever: a signal is to be heard
-                item = running.pop(reference)
+        running = {self.start(_result, function, item): item for item in items}
+        while running:
+            for call in self.ended(seconds=1.0):  # not for ever: a signal is to be heard
+                item = running.pop(call)
                 try:
-                    yield item, self.result(reference)
+                    yield item, self.result(call)
                 except WorkerDiedError as error:
                     yield item, Failed(str(error))
 
     def warm_up(self, count: int) -> None:
         """Have ``count`` workers import, and read their data, ahead of their first call."""
-        while self.ahead and len(self._idle) + len(self._busy) < min(count, self.at_once):
-            actor = self._actor.remote()
-            actor.call.remote(_warm_up, self._config)
-            self._idle.append(actor)
+        while self.ahead and self._there < min(count, self.at_once):
+            self._begin(_warm_up, self._config)
 
     def close(self) -> None:
         """End the workers, whatever they do."""
         import ray
 
-        for actor in [*self._idle, *self._busy.values()]:
+        for actor in [*self._starting.values(), *self._idle, *(actor for _, actor in self._busy.values())]:
             ray.kill(actor)
-        self._idle, self._busy = [], {}
+        self._waiting, self._starting, self._idle, self._busy = [], {}, [], {}
 
 
 class WorkerDiedError(Exception):
@@ -173,6 +223,10 @@ def worker_class(options: dict[str, Any]) -> Any:
 class _Worker:
     def call(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, bool]:
         return function(*arguments), device_answers()
+
+
+def _alive() -> None:
+    """Nothing: that it returns is the news."""
 
 
 def _warm_up(config: Config) -> None:
