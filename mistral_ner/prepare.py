@@ -1,4 +1,4 @@
-"""From a config to its tokenizer and encoded data, kept for the trials that follow; without torch."""
+"""From a config to its tokenizer and encoded data, kept for the trials that follow; no model, no training."""
 
 from __future__ import annotations
 

@@ -95,12 +95,26 @@ def toy_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def ray_for_all() -> Iterator[None]:
+def ray_gpus() -> int | None:
+    """How many GPUs :func:`ray_for_all` has: those of the machine, unless a module says otherwise."""
+    return None
+
+
+@pytest.fixture(scope="module")
+def ray_for_all(ray_gpus: int | None) -> Iterator[None]:
     """One Ray for a module's searches in this process; those in processes of their own start theirs."""
     import ray
 
     from mistral_ner.hyperopt.cluster import ENVIRONMENT
 
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT})
+    environment = {"env_vars": ENVIRONMENT}
+    ray.init(
+        "local",
+        num_cpus=2,
+        num_gpus=ray_gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env=environment,
+    )
     yield
     ray.shutdown()

@@ -177,7 +177,8 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         number = trial.config["number"]
         if FAILURE in result:
             self.failures[number] = result[FAILURE]
-        if REPORT not in result or FAILURE in result:
+            return str(self.CONTINUE)
+        if REPORT not in result:
             return str(self.CONTINUE)
         report = result[REPORT]
         value = self.study.report(number, report, result)

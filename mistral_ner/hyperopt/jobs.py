@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
 from typing import Any, Protocol
 
 from mistral_ner.config import Config
 from mistral_ner.hyperopt.job import Ended, run_job
 from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.storage import STORAGE_URL
+from mistral_ner.hyperopt.storage import without_password
 from mistral_ner.hyperopt.study import Asked
 from mistral_ner.hyperopt.worker import Objective, described
-from mistral_ner.hyperopt.workers import RayWorkers, WorkerDiedError, holding, ray_workers
+from mistral_ner.hyperopt.workers import RayWorkers, WorkerDiedError, holding
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +112,6 @@ def in_ray(plan: Plan, resources: dict[str, float], objective: Objective | None)
     def called(config: Config, number: int) -> Ended:
         return _called(config, number, objective)
 
-    trial, config = with_storage(plan, called), _without_password(plan.config)
-    with ray_workers(plan, holding(resources)) as workers:
+    trial, config = with_storage(plan, called), without_password(plan.config)
+    with closing(RayWorkers(plan, holding(resources))) as workers:
         yield InRay(workers, lambda asked: (trial, config, asked.number), lambda ended: ended)
-
-
-def _without_password(config: Config) -> Config:
-    """A config may end in a log; the URL travels apart from it."""
-    hyperopt = config.hyperopt
-    return replace(config, hyperopt=replace(hyperopt, storage_url=hyperopt.storage_url and STORAGE_URL))

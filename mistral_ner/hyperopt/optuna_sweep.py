@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ from mistral_ner.hyperopt.storage import STORAGE_URL
 from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Asked, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import Objective, described
-from mistral_ner.hyperopt.workers import Here, Workers, holding, ray_workers, worker_class
+from mistral_ner.hyperopt.workers import Here, RayWorkers, Workers, holding, worker_class
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class StudySweeper(OptunaSweeperImpl):
 
         with (
             cluster(self.plan) as resources,
-            ray_workers(self.plan, {**holding(resources), **self._options}) as workers,
+            closing(RayWorkers(self.plan, {**holding(resources), **self._options})) as workers,
         ):
             setup_globals()
             # The launcher's own ``launch`` would wait for a whole batch.

@@ -6,7 +6,7 @@ it ended. A worker process lives through many trials, so imports and the base mo
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import ray
@@ -27,7 +27,7 @@ from mistral_ner.hyperopt.signals import interruptible
 from mistral_ner.hyperopt.study import GO_ON, WORKER_DIED, Study
 from mistral_ner.hyperopt.watch import Watch
 from mistral_ner.hyperopt.worker import Objective, run_trial
-from mistral_ner.hyperopt.workers import RayWorkers, holding, ray_workers
+from mistral_ner.hyperopt.workers import RayWorkers, holding
 
 
 def search(plan: Plan, objective: Objective | None = None) -> Summary:
@@ -51,7 +51,7 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
         with Watch(study) as watch, ending_in_order(study):
             resources = ray_is_there.enter_context(cluster(plan))
             if objective is None:
-                workers = ray_is_there.enter_context(_final_workers(plan, resources))
+                workers = ray_is_there.enter_context(closing(_final_workers(plan, resources)))
             searcher = StudySearcher(study, watch, promotion(plan), workers)
             try:
                 _run(plan, searcher, resources, objective)
@@ -64,7 +64,7 @@ def search(plan: Plan, objective: Objective | None = None) -> Summary:
         return finish(study, workers)
 
 
-def _final_workers(plan: Plan, resources: dict[str, float]) -> AbstractContextManager[RayWorkers]:
+def _final_workers(plan: Plan, resources: dict[str, float]) -> RayWorkers:
     """Return the workers of what follows the trials.
 
     Ray Tune keeps the resources of its workers to its end. On a machine of our own without GPUs nothing is lost by
@@ -75,7 +75,7 @@ def _final_workers(plan: Plan, resources: dict[str, float]) -> AbstractContextMa
     at_once = min(plan.at_once, fits.trials_at_once(plan.config)) if alone else plan.at_once
     if not plan.config.hyperopt.final.enabled:
         at_once = 1  # it only scores
-    return ray_workers(plan, {"num_cpus": 0} if alone else holding(resources), at_once, ahead=alone)
+    return RayWorkers(plan, {"num_cpus": 0} if alone else holding(resources), at_once, ahead=alone)
 
 
 def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> None:

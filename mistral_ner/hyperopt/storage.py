@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
-from mistral_ner.config import UserError
+from mistral_ner.config import Config, UserError
 from mistral_ner.files import redacted as redacted
 
 STORAGE_URL = "MISTRAL_NER_STORAGE_URL"  # how workers get a URL that may hold a password: never through a file
@@ -42,6 +43,12 @@ def storage(folder: Path, url: str | None) -> BaseStorage:
             f"hyperopt.storage_url={redacted(url)} must be a storage that Optuna can open, but: "
             f"{redacted(str(error).splitlines()[0])}; fix: start the database, or hyperopt.storage_url=null for a file"
         ) from None
+
+
+def without_password(config: Config) -> Config:
+    """Return a config that may end in a log: the storage's URL travels apart from it."""
+    hyperopt = config.hyperopt
+    return replace(config, hyperopt=replace(hyperopt, storage_url=hyperopt.storage_url and STORAGE_URL))
 
 
 def settle(place: BaseStorage) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from mistral_ner.config import Config, UserError
 from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.storage import without_password
 from mistral_ner.hyperopt.study import WORKER_DIED
 
 T = TypeVar("T")
@@ -59,8 +59,7 @@ class _Call:
 
 
 class RayWorkers:
-    """Ray actors that hold the resources of a trial each and live through many calls; one that died is replaced,
-    and one that a call has broken.
+    """Ray actors that live through many calls, until :meth:`close`; one that died or was broken by a call is replaced.
 
     Actors and not tasks: Ray ends the process of a task that had a GPU, and a new one would pay for all again.
 
@@ -76,8 +75,7 @@ class RayWorkers:
 
     def __init__(self, plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False) -> None:
         self.at_once, self.ahead = at_once or plan.at_once, ahead
-        # a config may end in a log, and a storage's URL may hold a password
-        self._config = replace(plan.config, hyperopt=replace(plan.config.hyperopt, storage_url=None))
+        self._config = without_password(plan.config)
         self._actor = worker_class(options)
         self._waiting: list[_Call] = []
         self._starting: dict[Any, Any] = {}  # Ray's reference to a sign of life, and the actor
@@ -192,18 +190,6 @@ class WorkerDiedError(Exception):
     """The process of a call is gone: killed, or out of memory."""
 
 
-@contextmanager
-def ray_workers(
-    plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False
-) -> Iterator[RayWorkers]:
-    """Yield :class:`RayWorkers` in the Ray that this process is in, which are gone afterwards."""
-    workers = RayWorkers(plan, options, at_once, ahead)
-    try:
-        yield workers
-    finally:
-        workers.close()
-
-
 def holding(resources: dict[str, float]) -> dict[str, Any]:
     """Return Ray's options of an actor that holds the CPUs (``cpu``) and GPUs (``gpu``) of a trial."""
     return {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
@@ -217,7 +203,7 @@ def worker_class(options: dict[str, Any]) -> Any:
     """
     import ray
 
-    return ray.remote(**options)(_Worker) if options else ray.remote(_Worker)
+    return ray.remote(**options)(_Worker)
 
 
 class _Worker:

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,20 @@ import pytest
 
 from mistral_ner.config import Config, UserError
 from mistral_ner.hyperopt import optuna_sweep, ray_tune
-from mistral_ner.hyperopt.cluster import ENVIRONMENT
 from mistral_ner.hyperopt.final import Candidate, finalise
 from mistral_ner.hyperopt.leader import look
 from mistral_ner.hyperopt.plan import Plan
 from mistral_ner.hyperopt.study import REASON, WORKER_DIED
-from mistral_ner.hyperopt.workers import Failed, Here, RayWorkers, holding, ray_workers
+from mistral_ner.hyperopt.workers import Failed, Here, RayWorkers, holding
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_with_gpus")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
 ONE = {"cpu": 1.0, "gpu": 0.0}
 
 
 @pytest.fixture(scope="module")
-def ray_with_gpus() -> Iterator[None]:
-    """Ray takes our word for the GPUs: it hands them out, whether they are there or not."""
-    import ray
-
-    ray.init(
-        "local",
-        num_cpus=2,
-        num_gpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": ENVIRONMENT},
-    )
-    yield
-    ray.shutdown()
+def ray_gpus() -> int:
+    """Ray takes our word for them: it hands them out, whether they are there or not."""
+    return 2
 
 
 @pytest.fixture
@@ -65,7 +54,7 @@ def test_side_by_side_in_workers_that_stay(plan: Plan) -> None:
         time.sleep(0.5)
         return os.getpid(), begun, time.time()
 
-    with ray_workers(plan, holding(ONE)) as workers:
+    with closing(RayWorkers(plan, holding(ONE))) as workers:
         done = dict(workers.each(work, range(5)))
         again = dict(workers.each(work, range(2)))
     assert sorted(done) == [0, 1, 2, 3, 4]
@@ -84,7 +73,7 @@ def test_a_worker_keeps_its_gpu(plan: Plan) -> None:
         time.sleep(0.2)
         return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
-    with ray_workers(plan, holding({"cpu": 1.0, "gpu": 1.0})) as workers:
+    with closing(RayWorkers(plan, holding({"cpu": 1.0, "gpu": 1.0}))) as workers:
         done = dict(workers.each(work, range(6)))
     assert sorted(gpu for _, gpu in set(done.values())) == ["0", "1"], "two processes, each with a GPU of its own"
 
@@ -124,7 +113,7 @@ def test_a_worker_whose_gpu_a_trial_has_broken_is_replaced(plan: Plan, strategy:
 
     (ray_tune if strategy == "combined" else optuna_sweep).search(plan, objective)
     trials = look(tmp_path / "s").trials
-    assert [trial.state.name for trial in trials if trial.state.name != "PRUNED"].count("FAIL") == 1
+    assert [trial.state.name for trial in trials].count("FAIL") == 1
     assert trials[2].user_attrs[REASON] == "RuntimeError: CUDA error: device-side assert triggered"
     processes = [(tmp_path / f"s/trial_{number:04d}/process").read_text() for number in range(6)]
     assert processes[2] in processes[:2]
@@ -134,7 +123,7 @@ def test_a_worker_whose_gpu_a_trial_has_broken_is_replaced(plan: Plan, strategy:
 def test_more_calls_than_ray_has_room_for(plan: Plan) -> None:
     """Those that wait are served by the workers that are there."""
     plan.config.hyperopt.max_concurrent = 5
-    with ray_workers(plan, {"num_cpus": 1, "num_gpus": 1}) as workers:
+    with closing(RayWorkers(plan, {"num_cpus": 1, "num_gpus": 1})) as workers:
         done = dict(workers.each(lambda item: (item, os.getpid()), range(7)))
     assert [done[item][0] for item in range(7)] == list(range(7))
     assert len({process for _, process in done.values()}) <= 2
@@ -164,7 +153,7 @@ def test_a_dead_worker_costs_its_own_work_alone(plan: Plan) -> None:
             raise UserError("no such data")
         return item
 
-    with ray_workers(plan, holding(ONE)) as workers:
+    with closing(RayWorkers(plan, holding(ONE))) as workers:
         done = dict(workers.each(work, ["a", "killed", "refused", "b", "c"]))
     assert done == {"a": "a", "b": "b", "c": "c", "killed": Failed(WORKER_DIED), "refused": Failed("no such data")}
 
@@ -173,7 +162,7 @@ def test_a_fault_of_the_program_is_raised(plan: Plan) -> None:
     def work(item: int) -> None:
         raise ZeroDivisionError("a fault")
 
-    with ray_workers(plan, holding(ONE)) as workers, pytest.raises(ZeroDivisionError, match="a fault"):
+    with closing(RayWorkers(plan, holding(ONE))) as workers, pytest.raises(ZeroDivisionError, match="a fault"):
         list(workers.each(work, [1]))
 
 
@@ -188,7 +177,7 @@ def test_final_trainings_side_by_side_end_as_one_after_the_other(plan: Plan, tmp
             finalise(plan, found, Here())
         else:
             plan.config.hyperopt.max_concurrent = 2
-            with ray_workers(plan, holding(ONE)) as workers:
+            with closing(RayWorkers(plan, holding(ONE))) as workers:
                 finalise(plan, found, workers)
         ends[name] = json.loads((tmp_path / name / "final/final.json").read_text())
     assert ends["here"] == ends["ray"]
