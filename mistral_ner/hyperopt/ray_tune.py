@@ -6,6 +6,7 @@ it ended. A worker process lives through many trials, so imports and the base mo
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -84,6 +85,8 @@ def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objec
     def trial(config: dict[str, Any]) -> None:
         run_trial(config, objective)
 
+    # Tune would wait for each worker before it starts the next, and show a growing cluster the need of one trial
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.at_once)
     # Not tune.Tuner: with ray://… it would move searcher and scheduler to the cluster, away from the study.
     tune.run(
         tune.with_resources(trial, PlacementGroupFactory(bundle)),

@@ -130,9 +130,11 @@ def noting(together: int) -> Any:
         (folder / "began").touch()
         while len(list(folder.parent.glob("trial_*/began"))) < together and time_.time() < began + 60:
             time_.sleep(0.1)
+        groups = ray.util.placement_group_table().values()
+        waiting = [group for group in groups if group["state"] == "PENDING"]
         for number in range(1, config.training.reports + 1):
             report(number, {"eval_f1": 0.5 + number / 100 + config.training.learning_rate})
-        (folder / "ran.txt").write_text(f"{where} {began} {time_.time()}")
+        (folder / "ran.txt").write_text(f"{where} {began} {time_.time()} {len(waiting)}")
 
     return objective
 
@@ -166,10 +168,12 @@ def test_a_running_cluster_is_joined_and_its_machines_share_the_trials(
     summary, _ = run(tmp_path, strategy, noting(together), ray_address=running_ray[address], num_trials=8, **chosen)
     assert (summary.n_complete, summary.reports_run) == (8, 72)
     ran = [path.read_text().split() for path in tmp_path.glob("s/trial_*/ran.txt")]
-    spans = {where: [(float(a), float(b)) for there, a, b in ran if there == where] for where, _, _ in ran}
+    spans = {where: [(float(a), float(b)) for there, a, b, _ in ran if there == where] for where, *_ in ran}
     assert len(spans) == 2, "both machines work"
     assert at_once([span for there in spans.values() for span in there]) == together
     assert all(at_once(there) <= 2 // cpu for there in spans.values()), "no machine has more than it holds"
+    most_waiting = max(int(waiting) for *_, waiting in ran)
+    assert most_waiting == (max_concurrent - together if strategy in ("combined", "asha") else 0), "what a cluster grows by"
     assert reachable(int(running_ray["host:port"].rpartition(":")[2])), "it runs on"
 
 
