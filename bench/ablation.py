@@ -28,7 +28,6 @@ import torch
 import transformers
 from machine import machine
 from steps import Clock, config_of
-from torch import nn
 
 from mistral_ner import train, trainer
 from mistral_ner.model import forget_base
@@ -58,8 +57,8 @@ def whole_collections() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def torch_dropout(_: nn.Module) -> Iterator[None]:
-    """Leave dropout to torch."""
+def torchs_own(*_: Any) -> Iterator[None]:
+    """Leave it to torch."""
     yield
 
 
@@ -77,7 +76,8 @@ WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "base model and data kept": forgotten,
     "light checkpoints": lambda: patch.object(trainer.NerTrainer, "_save", transformers.Trainer._save),
     "light collections": lambda: patch.object(train, "_light_collections", whole_collections),
-    "quick dropout": lambda: patch.object(train, "quick_dropout", torch_dropout),
+    "quick dropout": lambda: patch.object(train, "quick_dropout", torchs_own),
+    "attention by plain products": lambda: patch.object(train, "quick_attention", torchs_own),
     "bf16 where there are units for it": lambda: in_fp32(),
 }
 

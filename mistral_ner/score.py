@@ -9,6 +9,7 @@ import numpy as np
 from mistral_ner.batches import batches_by_tokens
 from mistral_ner.config import Config
 from mistral_ner.metrics import IntArray, Score, entity_scores, sentence_counts
+from mistral_ner.model.attention import quick_attention
 from mistral_ner.model.hardware import autocast
 from mistral_ner.model.stored import load_trained
 from mistral_ner.predict.tagger import word_probabilities
@@ -30,7 +31,8 @@ def score(config: Config, folder: str | Path, split: str) -> Score | None:
     predicted: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(rows)
     pad_id = int(trained.tokenizer.pad_token_id or 0)
     batches = batches_by_tokens(rows, config.training.eval_batch_tokens)
-    with autocast(config.training.precision):  # as it was scored while it trained, so that both say the same
+    # as it was scored while it trained, so that both say the same
+    with autocast(config.training.precision), quick_attention(trained.model, config):
         for index, chances in word_probabilities(trained.model, rows, pad_id, batches):
             predicted[index] = chances.argmax(-1)
     tags = np.concatenate(predicted)

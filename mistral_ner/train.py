@@ -22,6 +22,7 @@ from mistral_ner import files
 from mistral_ner.config import Config, check
 from mistral_ner.data.encode import Encoded
 from mistral_ner.model import adapted, weight_files
+from mistral_ner.model.attention import quick_attention
 from mistral_ner.model.dropout import quick_dropout
 from mistral_ner.model.hardware import precision
 from mistral_ner.model.products import wide_products
@@ -120,6 +121,7 @@ def _train_on(config: Config, progress: Progress, reporter: Reporter, at_once: i
             )
         )
         stack.enter_context(quick_dropout(model))
+        stack.enter_context(quick_attention(model, config))
         prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trackers = stack.enter_context(tracked(config))
         trainer = NerTrainer(

@@ -173,7 +173,8 @@ def test_a_running_cluster_is_joined_and_its_machines_share_the_trials(
     assert at_once([span for there in spans.values() for span in there]) == together
     assert all(at_once(there) <= 2 // cpu for there in spans.values()), "no machine has more than it holds"
     most_waiting = max(int(waiting) for *_, waiting in ran)
-    assert most_waiting == (max_concurrent - together if strategy in ("combined", "asha") else 0), "what a cluster grows by"
+    of_tune = strategy in ("combined", "asha")
+    assert most_waiting == (max_concurrent - together if of_tune else 0), "what a cluster grows by"
     assert reachable(int(running_ray["host:port"].rpartition(":")[2])), "it runs on"
 
 
