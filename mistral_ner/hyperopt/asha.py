@@ -172,6 +172,13 @@ class StudyASHA(DriverOnly, ASHAScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Nothing to do: a trial's bracket follows from its number."""
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Leave it to Tune, which gives a free worker to the newest trial.
+
+        ASHA's own choice is the oldest that waits: one whose worker is starting, which Tune then ends, so that trials
+        shorter than the start of a worker would all run in one.
+        """
+
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the report and decide whether the trial goes on."""
         number = trial.config["number"]

@@ -7,13 +7,16 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from mistral_ner.config import Config, UserError
 from mistral_ner.hyperopt import optuna_sweep, ray_tune
@@ -87,6 +90,36 @@ def test_jobs_on_gpus_have_warm_workers_that_train_on(plan: Plan, tmp_path: Path
     logs = "".join(path.read_text() for path in paths)
     assert len(paths) >= 5 + 2
     assert 1 <= logs.count("encoded train") + logs.count("encoded data read") <= 2, "trials and final trainings"
+
+
+def test_trials_shorter_than_the_start_of_a_worker_have_two(plan: Plan, tmp_path: Path) -> None:
+    """A free worker goes to the next trial, not to the one whose worker is starting: that one would be ended."""
+    plan.config.hyperopt.num_trials = 120
+
+    class Other:
+        """Has one of the two CPUs while the first trials run."""
+
+        def there(self) -> None:
+            pass
+
+    other = ray.remote(num_cpus=1)(Other).remote()
+    ray.get(other.there.remote())
+    gone = threading.Timer(2.0, ray.kill, [other])
+    gone.start()
+
+    def objective(config: Config, report: Callable[[int, dict[str, float]], bool | None]) -> None:
+        Path(config.output_dir, "process").write_text(str(os.getpid()))
+        for number in range(1, config.training.reports + 1):
+            time.sleep(0.02)
+            if report(number, {"eval_f1": 0.5 + number / 100}):
+                return
+
+    ray_tune.search(plan, objective)
+    gone.join()
+    ran = Counter(path.read_text() for path in tmp_path.glob("s/trial_*/process"))
+    assert sum(ran.values()) == 120
+    assert len(ran) == 2
+    assert min(ran.values()) > 10
 
 
 @pytest.mark.parametrize("strategy", ["combined", "optuna"])
