@@ -172,12 +172,18 @@ class StudyASHA(DriverOnly, ASHAScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Nothing to do: a trial's bracket follows from its number."""
 
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Leave it to Tune, which gives a free worker to the newest trial.
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Return the oldest trial that waits for a worker, passing over those whose worker is starting.
 
-        ASHA's own choice is the oldest that waits: one whose worker is starting, which Tune then ends, so that trials
-        shorter than the start of a worker would all run in one.
+        To give such a trial a free worker Tune ends the one that starts: trials shorter than that would all run in one.
         """
+        controller = tune_controller._tune_controller  # what is shown to schedulers does not tell who has a worker
+        waiting: list[Trial] = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
+        for trial in sorted(waiting, key=lambda trial: int(trial.config["number"])):
+            worker = controller._trial_to_actor.get(trial)
+            if worker is None or not controller._actor_manager.is_actor_started(worker):
+                return trial
+        return None
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the report and decide whether the trial goes on."""

@@ -122,6 +122,26 @@ def test_trials_shorter_than_the_start_of_a_worker_have_two(plan: Plan, tmp_path
     assert min(ran.values()) > 10
 
 
+def test_the_oldest_trial_that_waits_is_next(plan: Plan, tmp_path: Path) -> None:
+    """Three may run at once, and two have room: none waits until the search has no newer ones."""
+    plan.config.hyperopt.num_trials = 30
+    plan.config.hyperopt.max_concurrent = 3
+    plan.config.hyperopt.resources_per_trial.cpu = 1.0
+
+    def objective(config: Config, report: Callable[[int, dict[str, float]], bool | None]) -> None:
+        Path(config.output_dir, "began").write_text(str(time.time()))
+        for number in range(1, config.training.reports + 1):
+            time.sleep(0.02)
+            if report(number, {"eval_f1": 0.5 + number / 100}):
+                return
+
+    ray_tune.search(plan, objective)
+    began = {path.parent.name: float(path.read_text()) for path in tmp_path.glob("s/trial_*/began")}
+    order = [int(name.removeprefix("trial_")) for name in sorted(began, key=lambda name: began[name])]
+    assert sorted(order) == list(range(30))
+    assert all(abs(place - number) <= 3 for place, number in enumerate(order)), order
+
+
 @pytest.mark.parametrize("strategy", ["combined", "optuna"])
 def test_a_worker_whose_gpu_a_trial_has_broken_is_replaced(plan: Plan, strategy: str, tmp_path: Path) -> None:
     """CUDA's own errors stay with a process; here a trial makes torch answer as it does then."""
