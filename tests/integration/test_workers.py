@@ -51,6 +51,19 @@ def plan(tiny: dict[str, Any], tmp_path: Path) -> Plan:
     return Plan.of({**tiny, "search_space": space, "hyperopt": hyperopt})
 
 
+def noting(name: str, note: Callable[[], Any]) -> Callable[[Config, Callable[[int, dict[str, float]], Any]], None]:
+    """Return a short objective that notes something in its folder; made in a function, so that workers get a copy."""
+
+    def objective(config: Config, report: Callable[[int, dict[str, float]], Any]) -> None:
+        Path(config.output_dir, name).write_text(str(note()))
+        for number in range(1, config.training.reports + 1):
+            time.sleep(0.02)
+            if report(number, {"eval_f1": 0.5 + number / 100}):
+                return
+
+    return objective
+
+
 def test_side_by_side_in_workers_that_stay(plan: Plan) -> None:
     def work(item: int) -> tuple[int, float, float]:
         begun = time.time()
@@ -107,14 +120,7 @@ def test_trials_shorter_than_the_start_of_a_worker_have_two(plan: Plan, tmp_path
     gone = threading.Timer(2.0, ray.kill, [other])
     gone.start()
 
-    def objective(config: Config, report: Callable[[int, dict[str, float]], bool | None]) -> None:
-        Path(config.output_dir, "process").write_text(str(os.getpid()))
-        for number in range(1, config.training.reports + 1):
-            time.sleep(0.02)
-            if report(number, {"eval_f1": 0.5 + number / 100}):
-                return
-
-    ray_tune.search(plan, objective)
+    ray_tune.search(plan, noting("process", os.getpid))
     gone.join()
     ran = Counter(path.read_text() for path in tmp_path.glob("s/trial_*/process"))
     assert sum(ran.values()) == 120
@@ -128,14 +134,7 @@ def test_the_oldest_trial_that_waits_is_next(plan: Plan, tmp_path: Path) -> None
     plan.config.hyperopt.max_concurrent = 3
     plan.config.hyperopt.resources_per_trial.cpu = 1.0
 
-    def objective(config: Config, report: Callable[[int, dict[str, float]], bool | None]) -> None:
-        Path(config.output_dir, "began").write_text(str(time.time()))
-        for number in range(1, config.training.reports + 1):
-            time.sleep(0.02)
-            if report(number, {"eval_f1": 0.5 + number / 100}):
-                return
-
-    ray_tune.search(plan, objective)
+    ray_tune.search(plan, noting("began", time.time))
     began = {path.parent.name: float(path.read_text()) for path in tmp_path.glob("s/trial_*/began")}
     order = [int(name.removeprefix("trial_")) for name in sorted(began, key=lambda name: began[name])]
     assert sorted(order) == list(range(30))
