@@ -36,6 +36,9 @@ ENVIRONMENT = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take the adapter off before its worker goes on
 }
 
+ATTEMPTS = 5  # to connect to a running Ray; one in three failed on two cores with Ray 2.60
+NOT_STARTED = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
+
 log = logging.getLogger(__name__)
 
 
@@ -143,12 +146,38 @@ def _connect(plan: Plan) -> None:
         return
     try:
         _reach(hyperopt.ray_address)
-        ray.init(hyperopt.ray_address, **common)
+        _initialize(hyperopt.ray_address, **common)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"no Ray cluster at hyperopt.ray_address={hyperopt.ray_address} ({str(error).splitlines()[0]}); "
+            f"no Ray cluster at hyperopt.ray_address={hyperopt.ray_address} ({_cause(error)}); "
             f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"
         ) from None
+
+
+def _initialize(address: str, **settings: Any) -> None:
+    """Connect to a running Ray; a few times where it is Ray's own doing that a client's server did not start.
+
+    The process that makes those servers forks with gRPC's threads running, which ends some of the forked in their
+    first moments (https://github.com/ray-project/ray/issues/63202).
+
+    Raises:
+        OSError, ValueError, RuntimeError: what kept Ray from it the last time.
+    """
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            ray.init(address, **settings)
+            return
+        except (OSError, ValueError, RuntimeError) as error:
+            ray.shutdown()  # a failed client leaves this process in Ray's client mode
+            if not left or not any(text in str(error) for text in NOT_STARTED):
+                raise
+            log.warning("%s did not serve this client (%s); trying again", address, _cause(error))
+
+
+def _cause(error: Exception) -> str:
+    """Return an error on one line; of a server's traceback, the last one."""
+    text = str(error).strip()
+    return " ".join((text.splitlines()[-1] if "Traceback" in text else text).split())
 
 
 @contextmanager

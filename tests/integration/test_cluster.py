@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,12 @@ from test_contract import start
 from mistral_ner.config import UserError
 
 ROOT = Path(__file__).parents[2]
+BROKEN_START = """
+import os, sys
+if "--mode=specific-server" in sys.orig_argv and os.path.exists({broken!r}):
+    os.unlink({broken!r})
+    os._exit(1)
+"""  # a sitecustomize.py
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -37,11 +44,16 @@ def ran(folder: Path, strategy: str, **hyperopt: Any) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def running_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Two machines of two CPUs, each ``ray start`` on loopback; yields their cluster's address in every form."""
+    """Two machines of two CPUs, each ``ray start`` on loopback; yields their cluster's address in every form.
+
+    While the file ``broken`` is there, the next server of a client ends when it starts, and the file is gone.
+    """
     port, client = free_ports(2)
     shape = ["--block", "--num-cpus=2", "--disable-usage-stats"]
     head = [f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false", "--head"]
     folder = tmp_path_factory.mktemp("elsewhere")  # what the machines take for the working directory
+    broken = folder / "broken"
+    (folder / "sitecustomize.py").write_text(BROKEN_START.format(broken=str(broken)))
     machines = [machine(folder, *shape, *head)]
     try:
         until(lambda: reachable(port) or machines[0].poll() is not None, 60)
@@ -49,7 +61,12 @@ def running_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         until(lambda: reachable(client) or machines[0].poll() is not None, 60)
         time.sleep(5)  # the nodes themselves follow the control store
         assert [one.poll() for one in machines] == [None, None], [one.communicate()[0] for one in machines]
-        yield {"host:port": f"127.0.0.1:{port}", "ray://": f"ray://127.0.0.1:{client}", "auto": "auto"}
+        yield {
+            "host:port": f"127.0.0.1:{port}",
+            "ray://": f"ray://127.0.0.1:{client}",
+            "auto": "auto",
+            "broken": str(broken),
+        }
         assert [one.poll() for one in machines] == [None, None], "a search that only joined the cluster ended it"
     finally:
         processes = [*machines, *(child for one in machines for child in children(one.pid))]
@@ -69,7 +86,9 @@ def free_ports(count: int) -> list[int]:
 def machine(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a machine of a cluster, in processes of its own."""
     command = [str(Path(sys.executable).with_name("ray")), "start", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    env["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # with it, one in three of the servers of clients ends in its first moments
+    env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "3"  # how long a client waits for a server that has ended
     if Path("~/.ray/auth_token").expanduser().exists():
         env["RAY_AUTH_MODE"] = "token"  # a head takes up this machine's token by itself, a second machine does not
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -176,6 +195,21 @@ def test_a_running_cluster_is_joined_and_its_machines_share_the_trials(
     of_tune = strategy in ("combined", "asha")
     assert most_waiting == (max_concurrent - together if of_tune else 0), "what a cluster grows by"
     assert reachable(int(running_ray["host:port"].rpartition(":")[2])), "it runs on"
+
+
+def test_a_server_for_a_client_that_does_not_start(
+    tmp_path: Path, running_ray: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray's own fault: the search connects again, and says the cause."""
+    broken, address = Path(running_ray["broken"]), running_ray["ray://"]
+    broken.touch()
+    summary, _ = run(tmp_path, "combined", noting(1), ray_address=address, num_trials=2)
+    assert (summary.n_trials, summary.n_failed, broken.exists()) == (2, 0, False)
+    said = [message for message in caplog.messages if message.endswith("; trying again")]
+    assert len(said) == 1
+    assert re.match(
+        rf"{address} did not serve this client \(RuntimeError: (Starting Ray client server|Proxy) fail", said[0]
+    )
 
 
 def test_what_the_machines_do_not_have(
