@@ -88,7 +88,6 @@ def machine(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).with_name("ray")), "start", *arguments]
     env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
     env["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # with it, one in three of the servers of clients ends in its first moments
-    env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "3"  # how long a client waits for a server that has ended
     if Path("~/.ray/auth_token").expanduser().exists():
         env["RAY_AUTH_MODE"] = "token"  # a head takes up this machine's token by itself, a second machine does not
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
