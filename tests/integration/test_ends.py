@@ -130,7 +130,8 @@ def check(folder: Path, workers: bool) -> list[FrozenTrial]:
             assert len(trial.intermediate_values) == reports, name
         assert (INFEASIBLE in trial.constraints) == name.startswith("out of memory"), name
     assert sorted(path.name for path in folder.glob("trial_*")) == [f"trial_{n:04d}" for n in range(len(trials))]
-    assert trials[0].state == TrialState.COMPLETE
+    # as good as each other: whichever comes to ASHA's rung first goes on
+    assert TrialState.COMPLETE in {trial.state for trial in trials[:3]}
     assert trials[-1].state == TrialState.PRUNED, "the poor one is stopped early"
     return trials
 
