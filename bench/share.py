@@ -101,9 +101,14 @@ def timed_fit() -> Any:
             seen["cpu_in_steps"] += time.process_time() - cpu
             return found
 
+        def noted(*args: Any) -> Any:
+            seen["reported"] = time.time()
+            seen["stopped"] = report(*args)
+            return seen["stopped"]
+
         NerTrainer.__init__, NerTrainer.evaluate = with_clock, timed  # type: ignore[method-assign]
         try:
-            fit(config, report)
+            fit(config, noted)
         finally:
             NerTrainer.__init__, NerTrainer.evaluate = init, evaluate  # type: ignore[method-assign]
             seen["ended"], seen["cpu"] = time.time(), time.process_time() - seen["cpu"]
@@ -126,6 +131,9 @@ def figures(folder: Path) -> dict[str, Any]:
     workers: dict[int, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["begun"]):
         workers.setdefault(row["process"], []).append(row)
+    for own in workers.values():
+        if own[-1]["stopped"]:  # it hears of that with the next trial, or at the end of the search: an idle slot
+            own[-1]["ended"] = own[-1]["reported"]
     worked = sum(row["training"] + row["evaluation"] for row in rows)
     lived = sum(own[-1]["ended"] - own[0]["begun"] for own in workers.values())
     slots = AT_ONCE * (max(row["ended"] for row in rows) - min(row["suggested"] for row in rows))
