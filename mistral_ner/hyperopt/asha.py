@@ -178,12 +178,14 @@ class StudyASHA(DriverOnly, ASHAScheduler):
         To give such a trial a free worker Tune ends the one that starts: trials shorter than that would all run in one.
         """
         controller = tune_controller._tune_controller  # what is shown to schedulers does not tell who has a worker
-        waiting: list[Trial] = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
-        for trial in sorted(waiting, key=lambda trial: int(trial.config["number"])):
-            worker = controller._trial_to_actor.get(trial)
-            if worker is None or not controller._actor_manager.is_actor_started(worker):
-                return trial
-        return None
+        actors: dict[Trial, Any] = controller._trial_to_actor
+        started = controller._actor_manager.is_actor_started  # whether Ray has room for it and makes it
+        waiting = [
+            trial
+            for trial in controller.get_live_trials()
+            if trial.status == Trial.PENDING and not (trial in actors and started(actors[trial]))
+        ]
+        return min(waiting, key=lambda trial: int(trial.config["number"]), default=None)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the report and decide whether the trial goes on."""
