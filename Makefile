@@ -6,14 +6,17 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 BEST   ?=
 DATA   ?= ../shared/data
+# most tests of a search wait for processes to start: four at once keep two cores busy
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev prod resume train test check bench report dashboard smollm2 clean
+.PHONY: help install dev prod resume train test test-fast check bench report dashboard smollm2 clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
 
 install: $(READY)  ## make the virtual environment and install everything
 
@@ -35,8 +38,11 @@ resume: install  ## go on with the newest search in multirun/, or with STUDY=mul
 train: install  ## train one model; BEST=multirun/STUDY trains what a search found, BEST=FILE.yaml a copy of it
 	$(BIN)/python launch.py $(if $(BEST),--config-dir $(CONFIG_DIR) --config-name $(CONFIG_NAME)) $(ARGS)
 
-test: install  ## run all the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: install  ## run all the tests, WORKERS=2 at once; ARGS=tests/unit/test_x.py runs some
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+test-fast: install  ## run the unit tests and one small search, in a few minutes
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/cli/test_smoke.py $(ARGS)
 
 check: install  ## ruff, and mypy --strict on the package
 	$(BIN)/ruff check .

@@ -7,11 +7,11 @@ python launch.py hyperopt=combined -m    search for the best one
 import hydra
 from omegaconf import DictConfig
 
-import mistral_ner.hyperopt.plugins  # noqa: F401  registers the Ray Tune engine with Hydra
-from mistral_ner.composing import composition_shown_to_the_user
+import mistral_ner.hyperopt.sweepers  # noqa: F401  registers the Ray Tune engine with Hydra
+from mistral_ner.config.hydra_errors import show_composition_errors
 
 # what a config may name to be run: a config file that somebody else wrote cannot run anything but this
-RUNNABLE = ["mistral_ner.hyperopt.plugins.*", "hydra._internal.core_plugins.*", "hydra_plugins.*"]
+RUNNABLE = ["mistral_ner.hyperopt.sweepers.*", "hydra._internal.core_plugins.*", "hydra_plugins.*"]
 
 
 @hydra.main(config_path="conf", config_name="config", execution_whitelist=RUNNABLE)
@@ -22,5 +22,5 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    with composition_shown_to_the_user():
+    with show_composition_errors():
         main()

@@ -1,8 +1,15 @@
 """Find and train the best LoRA fine-tuned NER tagger for a given budget."""
 
 import logging
+import os
 
 __version__ = "0.1.0"
 
+# Before torch is loaded: OpenMP's threads otherwise wait by spinning, which makes a training many times slower as soon
+# as another process wants the same cores. Processes that are started from here inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # transformers and peft import bitsandbytes wherever it is installed, which then warns of a speed-up nobody asked for
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+if not os.environ.get("MISTRAL_NER_CACHE", "unset"):
+    del os.environ["MISTRAL_NER_CACHE"]  # an empty name would mean the working directory

@@ -22,10 +22,11 @@ _OUTSIDE, _BEGIN, _INSIDE = 0, 1, 2
 
 @dataclass(frozen=True)
 class Score:
-    """A split's metrics, named as by ``entity_scores``, and the counts of ``sentence_counts``, shape (sentences, 3)."""
+    """A split's metrics from :func:`entity_scores`, and its :func:`sentence_counts`, shape (sentences, 3)."""
 
     metrics: dict[str, float]
     counts: IntArray
+    tags: IntArray  # predicted, (words,)
 
 
 def entity_types(labels: Sequence[str]) -> list[str]:
@@ -55,7 +56,7 @@ def entity_spans(tags: npt.ArrayLike, lengths: npt.ArrayLike, labels: Sequence[s
     Raises:
         ValueError: the lengths do not add up to the number of tags, or a tag is not an id of ``labels``.
     """
-    tags, lengths = _checked(tags, lengths, len(labels))
+    tags, lengths = _check_tags(tags, lengths, len(labels))
     types = entity_types(labels)
     prefix_of = np.array([_prefix(label) for label in labels], dtype=np.int64)
     type_of = np.array([types.index(label[2:]) if label != "O" else -1 for label in labels], dtype=np.int64)
@@ -87,7 +88,7 @@ def entity_scores(
     Returns:
         ``precision``, ``recall``, ``f1`` over all entities (micro), ``macro_f1`` (the mean over the types that
         occur in gold or prediction), ``accuracy`` over words, and for each type of ``labels``
-        ``precision_LOC``, ``recall_LOC``, ``f1_LOC`` (all 0 to 1; 0 where there is nothing to divide by) and
+        ``precision_LOC``, ``recall_LOC``, ``f1_LOC`` (all 0 to 1; 0 if there is nothing to divide by) and
         ``support_LOC`` (gold entities).
 
     Raises:
@@ -104,15 +105,14 @@ def entity_scores(
     support, proposed, correct = (
         np.bincount(spans[:, 2], minlength=len(types)).astype(float) for spans in (wanted, found, right)
     )
-    precision, recall = _ratio(correct, proposed), _ratio(correct, support)
-    f1 = _ratio(2 * correct, proposed + support)
+    precision, recall, f1 = scores_of_counts(correct, proposed, support)
     occurs = (support + proposed) > 0
 
-    overall = [_ratio(correct.sum(), total) for total in (proposed.sum(), support.sum())]
+    overall = scores_of_counts(correct.sum(), proposed.sum(), support.sum())
     scores = {
         "precision": float(overall[0]),
         "recall": float(overall[1]),
-        "f1": float(_ratio(2 * correct.sum(), proposed.sum() + support.sum())),
+        "f1": float(overall[2]),
         "macro_f1": float(f1[occurs].mean()) if occurs.any() else 0.0,
         "accuracy": float((gold == predicted).mean()) if len(gold) else 0.0,
     }
@@ -129,7 +129,7 @@ def sentence_counts(
 ) -> IntArray:
     """Count the entities of each sentence; the sums over sentences give precision, recall and F1.
 
-    Args, and what is raised: as for :func:`entity_scores`.
+    Arguments and errors are those of :func:`entity_scores`.
 
     Returns:
         Shape (sentences, 3): gold entities, proposed entities, and entities that are in both.
@@ -147,7 +147,7 @@ def _prefix(label: str) -> int:
     return {"O": _OUTSIDE, "B": _BEGIN, "I": _INSIDE}[label[0]]
 
 
-def _checked(tags: npt.ArrayLike, lengths: npt.ArrayLike, number_of_labels: int) -> tuple[IntArray, IntArray]:
+def _check_tags(tags: npt.ArrayLike, lengths: npt.ArrayLike, number_of_labels: int) -> tuple[IntArray, IntArray]:
     tags, lengths = np.asarray(tags, dtype=np.int64), np.asarray(lengths, dtype=np.int64)
     if tags.ndim != 1 or lengths.ndim != 1:
         raise ValueError(f"tags and lengths must be flat, found shapes {tags.shape} and {lengths.shape}")
@@ -160,14 +160,14 @@ def _checked(tags: npt.ArrayLike, lengths: npt.ArrayLike, number_of_labels: int)
 
 
 def _sentence_starts(lengths: IntArray) -> IntArray:
-    """First word of each sentence that has any."""
+    """Return the first word of each sentence that has words."""
     lengths = lengths[lengths > 0]
     ends: IntArray = np.cumsum(lengths)
     return ends - lengths
 
 
 def _common_spans(wanted: IntArray, found: IntArray, words: int) -> IntArray:
-    """Spans that are in both with the same start, end and type."""
+    """Return the spans that are in both, with the same start, end and type."""
     # a word starts at most one entity in each, so the start alone says which two spans to compare
     at_start = np.full(words, -1, dtype=np.int64)
     at_start[wanted[:, 0]] = np.arange(len(wanted))
@@ -178,8 +178,16 @@ def _common_spans(wanted: IntArray, found: IntArray, words: int) -> IntArray:
     return common
 
 
+def scores_of_counts(
+    correct: npt.ArrayLike, proposed: npt.ArrayLike, support: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return precision, recall and F1 of counts of entities, as seqeval computes them, so that all digits agree."""
+    precision, recall = _ratio(correct, proposed), _ratio(correct, support)
+    return precision, recall, _ratio(2 * precision * recall, precision + recall)
+
+
 def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """``part / whole``, and 0 where whole is 0."""
+    """Return ``part / whole``, and 0 where ``whole`` is 0."""
     part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
     ratio: npt.NDArray[np.float64] = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
     return ratio

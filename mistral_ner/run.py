@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from mistral_ner import files
-from mistral_ner.composing import refuse_secrets
-from mistral_ner.config import UserError, check
-from mistral_ner.errors import shown_to_the_user
-from mistral_ner.progress import check_folder
+from mistral_ner.config.check import check
+from mistral_ner.config.hydra_errors import refuse_secrets
+from mistral_ner.environment import forget_other_launchers
+from mistral_ner.errors import UserError, show_user_errors
+from mistral_ner.training.checkpoint import check_folder
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -30,81 +31,113 @@ def run(cfg: DictConfig) -> Any:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    if cfg.get("hyperopt") and cfg.hyperopt.get("trial") is not None:
-        from mistral_ner.hyperopt.job import run_job
+    forget_other_launchers()
+    with _in_shell_folder(Path(hydra.runtime.cwd)):
+        return _run(cfg, hydra)
 
-        return run_job(check(cfg), int(cfg.hyperopt.trial))  # its errors are the engine's to name
-    with shown_to_the_user(debug=bool(hydra.verbose)), _nothing_left(Path(hydra.runtime.output_dir)):
+
+@contextlib.contextmanager
+def _in_shell_folder(folder: Path) -> Iterator[None]:
+    """Work where the command was typed, which relative paths mean; ``hydra.job.chdir=true`` would move a job away."""
+    before = Path.cwd()
+    if before != folder and folder.is_dir():  # a worker on another machine may not have it
+        os.chdir(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # the job's folder is gone after an error
+            os.chdir(before)
+
+
+def _run(cfg: DictConfig, hydra: HydraConf) -> Any:
+    if cfg.get("hyperopt") and cfg.hyperopt.get("trial") is not None:
+        from mistral_ner.hyperopt.engines.trial import run_job
+
+        return run_job(cfg)
+    with show_user_errors(debug=bool(hydra.verbose)), _remove_folder_after_error(Path(hydra.runtime.output_dir)):
         refuse_secrets(hydra)
-        config = check(cfg)
+        config = check(cfg, typed=True)
         if config.hyperopt.strategy != "none":
-            _start_as_a_search(hydra, config.hyperopt.strategy)
-        from mistral_ner.inputs import check_inputs
+            _restart_as_search(hydra, config.hyperopt.strategy)
+        from mistral_ner.training.inputs import NOTHING_FOUND, check_inputs
 
         check_folder(config)
-        check_inputs(config)
+        splits = check_inputs(config)
         _save_composed(cfg, Path(hydra.runtime.output_dir) / ".hydra")
         from mistral_ner.train import fit
+        from mistral_ner.training.predictions import score_and_write, write_splits
+        from mistral_ner.training.prepare import describe_data, prepare
+        from mistral_ner.training.schedule import Schedule
 
         def report(number: int, metrics: dict[str, float]) -> None:
-            scores = "  ".join(f"{name} {metrics[name]:.4f}" for name in _SHOWN if name in metrics)
+            scores = "  ".join(f"{name} {metrics[name]:.4f}" for name in _PRINTED_METRICS if name in metrics)
             log.info("report %d/%d  %s", number, config.training.reports, scores)
 
-        with files.full_disk_named(Path(config.output_dir)):
+        with files.name_full_disk(Path(config.output_dir)):
+            log.info("what was read:\n%s", describe_data(config, splits))
+            _, data = prepare(config, splits)
+            log.info("%s", Schedule.of(config.training, len(data.train)))
             value = fit(config, report)
+            write_splits(Path(config.output_dir), splits)
+            scores = {split: score_and_write(config, split, splits) for split in ("dev", "test")}
+            metrics = {split: found.metrics for split, found in scores.items() if found is not None}
+            files.write_json(Path(config.output_dir) / "metrics.json", metrics)
+            log.info("%s", "  ".join(f"{split} F1 {found['f1']:.4f}" for split, found in metrics.items()))
+        if value == 0 and config.training.metric == "eval_f1":
+            log.warning("%s", NOTHING_FOUND)
         log.info("best %s %.4f; adapter and tokenizer in %s/adapter", config.training.metric, value, config.output_dir)
         return value
 
 
 def _save_composed(cfg: DictConfig, folder: Path) -> None:
-    """Save what Hydra has composed, as Hydra would, but without passwords and only for the first run in a folder."""
+    """Save what Hydra has composed, as Hydra would, but without passwords and only for a folder's first run."""
     from hydra.core.hydra_config import HydraConfig
 
     if folder.exists():
         return
     hydra: Any = HydraConfig.instance().cfg
     for name, saved in (("config", cfg), ("hydra", hydra), ("overrides", hydra.hydra.overrides.task)):
-        files.write_text(folder / f"{name}.yaml", files.redacted(OmegaConf.to_yaml(saved)))
+        files.write_text(folder / f"{name}.yaml", files.redact(OmegaConf.to_yaml(saved)))
 
 
-_SHOWN = ("eval_loss", "eval_precision", "eval_recall", "eval_f1")
+_PRINTED_METRICS = ("eval_loss", "eval_precision", "eval_recall", "eval_f1")
 
 
-def _start_as_a_search(hydra: HydraConf, strategy: str) -> NoReturn:
-    """Start this command again with ``-m``: a config that names a strategy is searched, and its winner trained.
+def _restart_as_search(hydra: HydraConf, strategy: str) -> NoReturn:
+    """Start this command again with ``-m``: a config that names a strategy asks for a search.
 
-    Hydra lets no config choose its multirun mode, so that the process has to be replaced.
+    A config cannot choose Hydra's multirun mode, so the process has to be replaced.
 
     Raises:
-        UserError: the strategy was named without its engine, and this command does not say where it belongs.
+        UserError: the config names a strategy without its engine, and adding the group would change other choices.
     """
-    from mistral_ner.hyperopt.plugins import ENGINES
+    from mistral_ner.hyperopt.sweepers import ENGINES
 
     more = []
     if str(hydra.sweeper._target_).rpartition(".")[2] not in ENGINES:  # hyperopt.strategy=…, not hyperopt=…
         typed = any(override.lstrip("+").startswith("hyperopt=") for override in hydra.overrides.task)
         if str(hydra.mode) != "RunMode.RUN" or typed or hydra.runtime.choices.get("hyperopt") != "none":
             raise UserError(
-                f"hyperopt.strategy: {strategy} has no engine here, which the group hyperopt={strategy} brings\n"
+                f"hyperopt.strategy: {strategy} needs its engine, which the group hyperopt={strategy} sets\n"
                 f"  fix: hyperopt={strategy}, or in a config of yours: defaults: [{strategy}, _self_]"
             )
         more = [f"hyperopt={strategy}"]
-    _remove(Path(hydra.runtime.output_dir))
+    _remove_unused(Path(hydra.runtime.output_dir))
     sys.stdout.flush()
     os.execv(sys.executable, [*sys.orig_argv, "-m", *more])
 
 
 @contextlib.contextmanager
-def _nothing_left(folder: Path) -> Iterator[None]:
-    """Remove the run's folder after an error, if nothing but what is written before each job lies in it."""
+def _remove_folder_after_error(folder: Path) -> Iterator[None]:
+    """Remove the run's folder after an error, if it holds only what is written before every job."""
     try:
         yield
     except UserError:
-        _remove(folder)
+        _remove_unused(folder)
         raise
 
 
-def _remove(folder: Path) -> None:
+def _remove_unused(folder: Path) -> None:
     own_log = next((path for path in folder.glob("*.log") if not path.stat().st_size), None)
     if own_log is not None:  # Hydra opens it before a job begins
         _close_logs(folder)
@@ -126,7 +159,7 @@ def _close_logs(folder: Path) -> None:
 
 
 def _remove_empty_parents(folder: Path) -> None:
-    """Remove the day's folder, and ``outputs``, where they lie in the working directory and hold nothing else now."""
+    """Remove the day's folder and ``outputs`` if they are below the working directory and empty now."""
     for parent in folder.parents[:2]:
         if Path.cwd() not in parent.parents or {path.name for path in parent.iterdir()} - {"multirun.yaml"}:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,38 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mistral_ner sets it, which may be imported after torch here
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
+for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup or a shell's &, also in processes started from here
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# The files whose tests take longest: they begin first, so that no worker is left alone with one in the end.
+LONGEST = ["test_signals", "test_contract", "test_cluster", "test_storages", "test_bad_input", "test_readme"]
+LONGEST += ["test_resume", "test_ended_from_outside", "test_ray_tune", "test_campaign", "test_choices_are_data"]
+LONGEST += ["test_smoke", "test_workers", "test_old_studies"]
+_LIMIT = 900  # seconds for a test that starts processes: a busy machine takes ten times as long as an idle one
+# What a worker of pytest-xdist makes once for all the tests of a file. The tests that share one run in one worker.
+SHARED = {"ray_for_all", "running_ray", "finished", "ended", "found", "model", "page"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, and give each worker tests that share nothing, or all that share something."""
+    items.sort(key=lambda item: _order(item.path))
+    for item in items:
+        if item.path.parent.name != "unit":
+            item.add_marker(pytest.mark.timeout(_LIMIT))
+        if item.path.parent.name == "unit" or SHARED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _order(path: Path) -> int:
+    return LONGEST.index(path.stem) if path.stem in LONGEST else len(LONGEST)
 
 
 @pytest.fixture
@@ -23,7 +51,7 @@ def compose() -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    import mistral_ner.hyperopt.plugins  # noqa: F401
+    import mistral_ner.hyperopt.sweepers  # noqa: F401
 
     def make(*overrides: str, name: str = "config") -> Any:
         with initialize_config_dir(str(ROOT / "conf")):
@@ -105,7 +133,7 @@ def ray_for_all(ray_gpus: int | None) -> Iterator[None]:
     """One Ray for a module's searches in this process; those in processes of their own start theirs."""
     import ray
 
-    from mistral_ner.hyperopt.cluster import ENVIRONMENT
+    from mistral_ner.hyperopt.cluster.connect import ENVIRONMENT
 
     environment = {"env_vars": ENVIRONMENT}
     ray.init(

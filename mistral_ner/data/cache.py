@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from mistral_ner import folders
-from mistral_ner.config import UserError
+from mistral_ner import files
+from mistral_ner.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +29,18 @@ Columns = Mapping[str, list[Any]]
 
 
 def load_or_build(folder: Path, build: Callable[[], Mapping[str, Columns]]) -> dict[str, datasets.Dataset]:
-    """Return the datasets in ``folder``, by split; where it is missing or damaged, ``build`` makes their columns.
+    """Return the datasets in ``folder``, by split; if it is missing or damaged, ``build`` gives their columns.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    found = folders.opened(folder, _WHAT, _read)
+    found = files.open_if_whole(folder, _WHAT, _read)
     if found is not None:
         log.info("encoded data read from %s", folder)
         return found
     splits = build()
     try:
-        return folders.made(folder, _WHAT, _read, lambda temporary: _write(temporary, splits))
+        return files.build_folder(folder, _WHAT, _read, lambda temporary: _write(temporary, splits))
     except OSError as error:
         raise UserError(
             f"data.cache_dir: cannot write below {folder.parent} ({error})\n  fix: data.cache_dir=DIR"

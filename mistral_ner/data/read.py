@@ -1,19 +1,22 @@
-"""Reads the sentences that ``data`` names and returns them as checked IOB2 splits."""
+"""Reads the sentences that ``data`` names, checks them, and returns them as splits with IOB2 tags."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mistral_ner.config import DataConfig, UserError, nearest
-from mistral_ner.data.formats import read_file
-from mistral_ner.data.hub import read_hub
-from mistral_ner.data.sample import sample_splits
+from mistral_ner.config.schema import DataConfig
+from mistral_ner.data.columns.layout import Layout
+from mistral_ner.data.context import in_context
+from mistral_ner.data.formats import format_of, read_file
+from mistral_ner.data.records.hub import read_hub
+from mistral_ner.data.sample.generate import sample_splits
 from mistral_ner.data.schemes import PREFIXES, Sentence, detect, to_iob2
-from mistral_ner.data.source import RawSentence, fault
+from mistral_ner.data.source import FileRead, RawSentence, fault, join_errors, keep_warnings
+from mistral_ner.errors import UserError, nearest
 
 __all__ = ["Sentence", "Splits", "load_splits"]
 
@@ -24,12 +27,19 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Splits:
-    """The sentences of a data set and the sorted entity ``types`` of all its splits."""
+    """The sentences of a data set and the sorted entity ``types`` of all its splits.
+
+    ``origins`` says for each split in words where it is from, in which format, columns and scheme. ``warnings`` are
+    those that were logged about the data. ``layout`` has the columns of the training file, if it has any.
+    """
 
     train: list[Sentence]
     dev: list[Sentence]
     test: list[Sentence]
     types: list[str]
+    origins: dict[str, str] = field(default_factory=dict, compare=False)
+    warnings: list[str] = field(default_factory=list, compare=False)
+    layout: Layout | None = field(default=None, compare=False)
 
     @property
     def labels(self) -> list[str]:
@@ -37,53 +47,127 @@ class Splits:
         return ["O", *(f"{prefix}-{kind}" for kind in self.types for prefix in "BI")]
 
 
-def load_splits(data: DataConfig) -> Splits:
+def load_splits(data: DataConfig, as_they_are: bool = False) -> Splits:
     """Return the splits that ``data`` describes: at least one sentence in each, at least one entity in train.
 
-    Raises:
-        UserError: the first fault found, with its file, line, content and fix.
-    """
-    return _AHEAD.pop(repr(data), None) or _load_splits(data)
-
-
-def read_ahead(data: DataConfig) -> None:
-    """Do the next :func:`load_splits` of ``data`` now: its faults are found before anything heavy is imported.
+    Args:
+        data: the keys of the config.
+        as_they_are: take no dev and no test split from train; what is not given is empty.
 
     Raises:
-        UserError: as :func:`load_splits`.
+        UserError: the faults of all files, each with its line, content and fix.
     """
-    _AHEAD.clear()
-    _AHEAD[repr(data)] = _load_splits(data)
+    with keep_warnings() as said:
+        splits, origins, layout = _sources(data)
+        if as_they_are:
+            splits = {name: splits.get(name, []) for name in SPLITS}
+        else:
+            _split_from_train(splits, data)
+        for name in SPLITS:
+            splits[name] = splits[name][: getattr(data, f"max_{name}_sentences")]
+        _warn_of_leaks(splits, data)
+        types = _check_types(splits)
+    origins = {name: origins.get(name, "split from train") for name in SPLITS}
+    said = list(dict.fromkeys(said))
+    return Splits(splits["train"], splits["dev"], splits["test"], types, origins, said, layout)
 
 
-_AHEAD: dict[str, Splits] = {}  # at most one, and only until it is asked for
+def _warn_of_leaks(splits: dict[str, list[Sentence]], data: DataConfig) -> None:
+    """Say in one warning what dev and test share with train: a score there says little about other text."""
+    paths = {name: Path(path).expanduser().resolve() for name in SPLITS if (path := getattr(data, f"{name}_file"))}
+    same = [name for name in ("dev", "test") if data.source == "files" and paths.get(name) == paths["train"]]
+    if same:
+        verb = "are" if len(same) > 1 else "is"
+        log.warning("%s %s the file of train: its score says nothing about other text", " and ".join(same), verb)
+    known = {tuple(sentence.tokens) for sentence in splits["train"]}
+    shared = {
+        name: sum(tuple(sentence.tokens) in known for sentence in splits[name])
+        for name in ("dev", "test")
+        if name not in same
+    }
+    if any(shared.values()):
+        counts = [f"{count:,} of {len(splits[name]):,} {name} sentences" for name, count in shared.items() if count]
+        log.warning("%s are in train, too: the model has seen them, so the score is too good", " and ".join(counts))
 
 
-def _load_splits(data: DataConfig) -> Splits:
-    splits = _sources(data)
-    _split_from_train(splits, data)
-    for name in SPLITS:
-        splits[name] = splits[name][: getattr(data, f"max_{name}_sentences")]
-    return _checked(splits)
+def reads_the_same(saved: DataConfig, now: DataConfig) -> bool:
+    """Whether an earlier version's default columns, the first and the last, are those that are found now.
+
+    Its configs say ``token_column: 0`` and ``tag_column: -1``, where the default now is to look at the file.
+    """
+    if (saved.token_column, saved.tag_column) != ("0", "-1"):
+        return False
+    saved = replace(saved, cache_dir=now.cache_dir)
+    token = now.token_column if now.token_column is None else saved.token_column
+    tag = now.tag_column if now.tag_column is None else saved.tag_column
+    if replace(saved, token_column=token, tag_column=tag) != now:
+        return False
+    try:
+        return now.source != "files" or load_splits(saved) == load_splits(now)
+    except UserError:  # the saved columns cannot be read any more: they are not those that are found
+        return False
 
 
-def _sources(data: DataConfig) -> dict[str, list[Sentence]]:
+_Read = tuple[dict[str, list[Sentence]], dict[str, str], Layout | None]
+
+
+def _sources(data: DataConfig) -> _Read:
+    """Return the sentences of the splits that the source has, where each is from, and the training file's columns."""
     if data.source == "sample":
-        return {name: list(sentences) for name, sentences in sample_splits().items()}
-    if data.source == "hub":
-        return {name: _to_iob2(f"{data.hub_name}/{name}", raw, data) for name, raw in read_hub(data).items()}
+        splits = {name: list(sentences) for name, sentences in sample_splits().items()}
+        return splits, dict.fromkeys(SPLITS, "the embedded sample"), None
+    if data.source == "files":
+        return _read_files(data)
+    found = {name: (f"{data.hub_name}/{name}", raw) for name, raw in read_hub(data).items()}
+    read = {name: _to_iob2(where, raw, data) for name, (where, raw) in found.items()}
+    origins = {name: f"{found[name][0]} (tags {scheme})" for name, (_, scheme) in read.items()}
+    return {name: sentences for name, (sentences, _) in read.items()}, origins, None
+
+
+def _read_files(data: DataConfig) -> _Read:
+    """Read every file, so that the faults of all come in one error."""
     paths = {name: getattr(data, f"{name}_file") for name in SPLITS}
     if not paths["train"]:
         raise UserError("data.train_file: data=files needs a training file\n  fix: data.train_file=PATH")
-    existing = {name: _existing(name, Path(path).expanduser()) for name, path in paths.items() if path}
-    return {name: _to_iob2(str(path), read_file(path, data), data) for name, path in existing.items()}
+    splits: dict[str, list[Sentence]] = {}
+    origins: dict[str, str] = {}
+    like = None
+    errors: list[UserError] = []
+    for name in [name for name in SPLITS if paths[name]]:
+        try:
+            path = _require_file(name, Path(paths[name]).expanduser(), data)
+            found = read_file(path, data, like)
+            splits[name], scheme = _to_iob2(str(path), found.sentences, data)
+            facts = [found.format, found.columns, f"tags {scheme}" if found.tagged else "", _documents(found, data)]
+            origins[name] = f"{path.name} ({', '.join(filter(None, facts))})"
+            like = found.layout if name == "train" else like
+        except UserError as error:
+            errors.append(error)
+    if errors:
+        raise join_errors(errors)
+    if data.context_sentences and not any(one.before or one.after for one in splits["train"]):
+        raise UserError(
+            f"data.context_sentences={data.context_sentences}: needs documents of several sentences, but each of train "
+            "has one (a JSON record is a document)\n  fix: data.context_sentences=0"
+        )
+    return splits, origins, like
 
 
-def _existing(name: str, path: Path) -> Path:
+def _documents(found: FileRead, data: DataConfig) -> str:
+    """Return in words how many documents a file has, if that matters."""
+    if not data.context_sentences:
+        return ""
+    count = sum(sentence.begins for sentence in found.sentences)
+    return f"{count:,} documents" if count > 1 else "read as one document"
+
+
+def _require_file(name: str, path: Path, data: DataConfig) -> Path:
+    if path.is_dir() and format_of(path, data) == "brat":
+        return path
     if path.is_dir():
         inside = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
         raise UserError(
-            f"data.{name}_file={path}: must be a file, found a folder (with {inside})\n"
+            f"data.{name}_file={path}: must be a file, or a folder with .ann files, found a folder (with {inside})\n"
             f"  fix: data.{name}_file={path}/FILE"
         )
     if not path.exists():
@@ -95,8 +179,8 @@ def _existing(name: str, path: Path) -> Path:
     return path
 
 
-def _to_iob2(where: str, sentences: Sequence[RawSentence], data: DataConfig) -> list[Sentence]:
-    """Convert the tags of one source and drop sentences without a token."""
+def _to_iob2(where: str, sentences: Sequence[RawSentence], data: DataConfig) -> tuple[list[Sentence], str]:
+    """Convert the tags of one source, drop sentences without a token, and return the rest with the scheme."""
     scheme = detect(raw.tags for raw in sentences) if data.tag_scheme == "auto" else data.tag_scheme
     for raw in sentences if data.tag_scheme != "auto" else ():
         for token, tag, line in zip(raw.tokens, raw.tags, raw.lines, strict=True):
@@ -105,27 +189,29 @@ def _to_iob2(where: str, sentences: Sequence[RawSentence], data: DataConfig) -> 
                 raise fault(where, line, rule, f"{token} {tag}", "data.tag_scheme=auto")
     converted: list[Sentence] = []
     repaired: list[int] = []
-    for raw in sentences:
+    # Splits are drawn from train later. The neighbours are those of the file all the same, wherever they end up: they
+    # bring words, never tags, so no gold of dev or test gets into train.
+    around = in_context(((raw.tokens, raw.begins) for raw in sentences), data.context_sentences)
+    for raw, context in zip(sentences, around, strict=True):
         tags, placed = to_iob2(raw.tags)
         repaired += [raw.lines[place] for place in placed]
         if raw.tokens:
-            converted.append(Sentence(raw.tokens, tags))
+            converted.append(Sentence(raw.tokens, tags, raw.lines[0], context.before, context.after))
     if repaired and scheme != "iob1":
         lines = ", ".join(map(str, repaired[:10])) + (", ..." if len(repaired) > 10 else "")
         log.warning("%s: %d entities did not begin with B-: repaired in line %s", where, len(repaired), lines)
     if empty := len(sentences) - len(converted):
         log.warning("%s: left out %d sentences without a token", where, empty)
-    log.info("%s: %d sentences, tags read as %s", where, len(converted), scheme)
     if not converted:
         raise UserError(f"{where}: a split must hold sentences, found none\n  fix: give another file")
-    return converted
+    return converted, scheme
 
 
 def _split_from_train(splits: dict[str, list[Sentence]], data: DataConfig) -> None:
     """Move sentences from train to the splits that are missing, in place.
 
-    Which ones follows from a hash of the words and ``data.split_seed``: the same on every machine, and equal sentences
-    stay side by side, so that hardly any of train is repeated in dev or test.
+    A hash of the words and ``data.split_seed`` decides which ones, so they are the same on every machine. Equal
+    sentences have equal hashes and stay together, so hardly any sentence of train is also in dev or test.
     """
     missing = [name for name in ("dev", "test") if name not in splits]
     train = splits["train"]
@@ -150,7 +236,12 @@ def _hash(sentence: Sentence, seed: int) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _checked(splits: dict[str, list[Sentence]]) -> Splits:
+def _check_types(splits: dict[str, list[Sentence]]) -> list[str]:
+    """Return the sorted entity types of all splits.
+
+    Raises:
+        UserError: train has none.
+    """
     types = {name: {tag[2:] for item in splits[name] for tag in item.tags if tag != "O"} for name in SPLITS}
     if not types["train"]:
         raise UserError(
@@ -161,6 +252,6 @@ def _checked(splits: dict[str, list[Sentence]]) -> Splits:
     for name in ("dev", "test"):
         if unseen := sorted(types[name] - types["train"]):
             log.warning("%s has entity types that train does not have: %s", name, ", ".join(unseen))
-        if not types[name]:
+        if splits[name] and not types[name]:
             log.warning("%s has no entity at all: its F1 says nothing", name)
-    return Splits(splits["train"], splits["dev"], splits["test"], sorted(set().union(*types.values())))
+    return sorted(set().union(*types.values()))

@@ -1,4 +1,4 @@
-"""The encoded rows of a split as NumPy views into the Arrow file: a row costs microseconds, and no copy."""
+"""The encoded rows of a split as NumPy views into the Arrow file: a row costs microseconds and no copy."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Rows(Sequence[Row]):
 
     def __init__(self, split: datasets.Dataset) -> None:
         columns = {name: split.data.column(name) for name in _COLUMNS}
-        self._flat = {name: _joined([chunk.flatten() for chunk in column.chunks]) for name, column in columns.items()}
-        counts = {name: _joined([chunk.value_lengths() for chunk in column.chunks]) for name, column in columns.items()}
+        self._flat = {name: _join([chunk.flatten() for chunk in column.chunks]) for name, column in columns.items()}
+        counts = {name: _join([chunk.value_lengths() for chunk in column.chunks]) for name, column in columns.items()}
         # plain lists: indexing a NumPy array with one number costs ten times as much
         self._ends = {name: [0, *np.cumsum(count, dtype=np.int64).tolist()] for name, count in counts.items()}
         self.lengths: NDArray[np.int64] = counts["input_ids"].astype(np.int64)
@@ -52,8 +52,8 @@ class Rows(Sequence[Row]):
         return self._flat["labels"][self._flat["first_subwords"] + starts].astype(np.int64), words
 
 
-def _joined(chunks: list[Any]) -> NDArray[np.int32]:
-    if len(chunks) == 1:  # as cache.py writes it: a view
+def _join(chunks: list[Any]) -> NDArray[np.int32]:
+    if len(chunks) == 1:  # as cache.py writes it: this is a view
         view: NDArray[np.int32] = chunks[0].to_numpy()
         return view
     return np.concatenate([np.empty(0, dtype=np.int32), *(chunk.to_numpy() for chunk in chunks)], dtype=np.int32)

@@ -10,9 +10,8 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from mistral_ner.config import UserError
-from mistral_ner.errors import shown_to_the_user
-from mistral_ner.hyperopt.leader import look, newest
+from mistral_ner.errors import UserError, show_user_errors
+from mistral_ner.hyperopt.study.opening import find_newest, read_study
 
 
 def main() -> None:
@@ -21,8 +20,8 @@ def main() -> None:
     parser.add_argument("study", nargs="?", type=Path, help="a study's folder; left out, the newest in multirun/")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
-    with shown_to_the_user():
-        serve(arguments.study or newest(Path("multirun")), arguments.port)
+    with show_user_errors():
+        serve(arguments.study or find_newest(Path("multirun")), arguments.port)
 
 
 def serve(folder: Path, port: int) -> None:
@@ -35,7 +34,7 @@ def serve(folder: Path, port: int) -> None:
         raise UserError("the dashboard needs optuna-dashboard; fix: pip install -e '.[dashboard]', or make dashboard")
     from optuna_dashboard import run_server
 
-    storage = look(folder).optuna._storage
+    storage = read_study(folder).storage
     print(f"http://127.0.0.1:{port}/dashboard", flush=True)
     run_server(storage, host="127.0.0.1", port=port)
 

@@ -1,4 +1,4 @@
-"""``hyperopt.dry_run=true``: what a search would do, as text; creates nothing."""
+"""``hyperopt.dry_run=true``: prints what a search would do, and creates nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.samplers import remark
+from mistral_ner.config.schema import TrainingConfig
+from mistral_ner.data.overview import describe as describe_splits
+from mistral_ner.data.read import load_splits
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.samplers import explain_choices
 
 
 def describe(plan: Plan) -> None:
-    """Print strategy, sampler, stopping rule, search space, budgets, and the reports to expect."""
+    """Print strategy, sampler, stopping rule, search space, budgets, the reports to expect, and the files read.
+
+    Raises:
+        UserError: a file of the data cannot be read.
+    """
+    splits = load_splits(plan.config.data) if plan.config.data.source == "files" else None
     hyperopt, console = (
         plan.config.hyperopt,
         Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False),
@@ -21,13 +29,16 @@ def describe(plan: Plan) -> None:
     facts.add_row("study", f"{hyperopt.study_name} in {plan.folder}")
     facts.add_row("strategy", hyperopt.strategy)
     facts.add_row("sampler", f"{hyperopt.optuna_sampler}, seed {plan.config.seed}")
-    if (said := remark(plan)) is not None:
+    if (said := explain_choices(plan)) is not None:
         facts.add_row("", said)
     facts.add_row("early stopping", stopping_rule(plan))
     second = f" and {hyperopt.second_metric} ({hyperopt.second_mode})" if hyperopt.second_metric else ""
     facts.add_row("metric", f"{hyperopt.metric} ({hyperopt.mode}){second}")
     facts.add_row("budget", budget(plan))
+    for constraint in plan.constraints:
+        facts.add_row("constraint", constraint.text)
     facts.add_row("reports", expected_reports(plan))
+    facts.add_row("training", length(plan.config.training))
     console.print(facts)
     space = Table("parameter", "path", "values", box=None, pad_edge=False)
     for parameter in plan.space:
@@ -38,31 +49,51 @@ def describe(plan: Plan) -> None:
     for number, values in enumerate(plan.enqueued):
         shown = "  ".join(f"{name}={value}" for name, value in values.items())
         console.print(f"trial {number} is given: {shown}")
+    if splits is not None:
+        console.print(f"\nwhat was read:\n{describe_splits(splits)}", markup=False, soft_wrap=True)
 
 
 def stopping_rule(plan: Plan) -> str:
     """Return how trials are stopped early, in words."""
     hyperopt = plan.config.hyperopt
+    if plan.asha and not plan.rungs:
+        return f"none: ASHA compares trials before their last report, and a trial makes {plan.reports_per_trial}"
     if plan.asha:
         rungs = ", ".join(str(rung) for rung in plan.rungs)
         return (
             f"ASHA ({hyperopt.asha_type}) at reports {rungs} of {plan.reports_per_trial}, one in "
-            f"{hyperopt.asha_reduction_factor:g} goes on"
+            f"{hyperopt.asha_reduction_factor:g} goes on, judged by "
+            f"{'eval_loss at first' if plan.loss_may_judge else hyperopt.metric}"
         )
-    return "none" if hyperopt.optuna_pruner == "none" else f"Optuna's {hyperopt.optuna_pruner} pruner"
+    patience = plan.config.training.patience
+    rules = [] if hyperopt.optuna_pruner == "none" else [f"Optuna's {hyperopt.optuna_pruner} pruner"]
+    rules += [] if patience is None else [f"{patience} reports without a better one (training.patience)"]
+    return ", or ".join(rules) or "none"
 
 
 def budget(plan: Plan) -> str:
     """Return every budget that is set."""
     hyperopt = plan.config.hyperopt
     parts = [f"{hyperopt.num_trials} trials, {plan.at_once} at once"]
+    if plan.settings is not None and len(plan.settings) < hyperopt.num_trials:
+        parts.append(f"ending after {len(plan.settings)}, since the search space holds no more settings")
     limits = {"{:g} s": hyperopt.timeout, "{} reports": hyperopt.max_reports, "until {:g}": hyperopt.target}
     return ", ".join(parts + [text.format(limit) for text, limit in limits.items() if limit is not None])
 
 
+def length(training: TrainingConfig) -> str:
+    """Return how long a trial's training is."""
+    if training.num_epochs is not None:
+        return f"{training.num_epochs:g} epochs"
+    return f"{training.min_steps} optimiser steps, within {training.min_epochs:g} to {training.max_epochs:g} epochs"
+
+
 def expected_reports(plan: Plan) -> str:
     """Return how many reports the search makes: all of them, or what ASHA leaves of them on average."""
-    trials, whole = plan.config.hyperopt.num_trials, plan.reports_per_trial
+    whole = plan.reports_per_trial
+    trials = plan.config.hyperopt.num_trials
+    if plan.settings is not None:
+        trials = min(trials, len(plan.settings))
     most = plan.config.hyperopt.max_reports
     if not plan.asha:
         paid = trials if most is None else min(trials, most // whole)

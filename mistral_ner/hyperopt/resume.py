@@ -1,4 +1,4 @@
-"""Go on with a search that was cut off, from what its folder holds.
+"""Resumes a search that was cut off, from its folder.
 
 python -m mistral_ner.hyperopt.resume                    the newest in multirun/
 python -m mistral_ner.hyperopt.resume multirun/STUDY
@@ -10,9 +10,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from mistral_ner.config import UserError
-from mistral_ner.errors import shown_to_the_user
-from mistral_ner.hyperopt.leader import newest, saved_plan
+from mistral_ner.errors import UserError, show_user_errors
+from mistral_ner.hyperopt.study.opening import find_newest, read_saved_plan
 
 
 def main() -> None:
@@ -21,22 +20,22 @@ def main() -> None:
     parser.add_argument("study", nargs="?", type=Path, help="a study's folder; left out, the newest in multirun/")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s] %(message)s")
-    with shown_to_the_user():
-        resume(arguments.study or newest(Path("multirun")))
+    with show_user_errors():
+        resume(arguments.study or find_newest(Path("multirun")))
 
 
 def resume(folder: Path) -> None:
-    """Go on with the study in ``folder``, with the settings saved there.
+    """Resume the study in ``folder`` with the settings saved there.
 
     Raises:
         UserError: there is none, its folder was renamed, or another process leads it.
     """
-    from mistral_ner.hyperopt.api import search
+    from mistral_ner.hyperopt.dispatch import search
 
     folder = folder.absolute()
     if not (folder / "config.yaml").exists():
         raise UserError(f"no study in {folder}: it has no config.yaml; fix: name the folder of a search")
-    config = saved_plan(folder).config
+    config = read_saved_plan(folder).config
     if config.hyperopt.study_name != folder.name:
         name = config.hyperopt.study_name
         raise UserError(f"the folder of study {name!r} must bear its name, found {folder.name}; fix: mv it to {name}")

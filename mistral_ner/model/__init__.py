@@ -1,14 +1,14 @@
-"""The base model, kept per process, and the adapter that is put on it and taken off.
+"""The base model, which a process loads once, and the adapter that each trial attaches and detaches.
 
 A trial does::
 
     tokenizer = load_tokenizer(config.model, train_sentences)
-    with adapted(config.model, labels, seed, len(tokenizer)) as model:
+    with lend_model(config.model, labels, seed, len(tokenizer)) as model:
         ...  # train, evaluate, save_adapter(model, folder)
 
 base.py loads the frozen network once a process, hardware.py says in which format, adapter.py attaches and detaches,
-stored.py saves and loads, tokenizer.py and source.py find what a model name means, targets.py chooses the modules that
-LoRA changes. The names below are imported when they are first used, so that importing this package costs no torch.
+stored.py saves and loads, tokenizer.py and source.py find the files of a model name, targets.py chooses the modules
+that LoRA changes. The names below are imported when they are first used, so importing this package costs no torch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mistral_ner.model.adapter import adapted as adapted
     from mistral_ner.model.adapter import attach as attach
     from mistral_ner.model.adapter import detach as detach
-    from mistral_ner.model.adapter import empty_model as empty_model
+    from mistral_ner.model.adapter import lend_model as lend_model
     from mistral_ner.model.base import base_model as base_model
     from mistral_ner.model.base import forget_base as forget_base
     from mistral_ner.model.stored import load_adapter as load_adapter
     from mistral_ner.model.stored import load_trained as load_trained
-    from mistral_ner.model.stored import merged_model as merged_model
+    from mistral_ner.model.stored import merge_adapter as merge_adapter
     from mistral_ner.model.stored import save_adapter as save_adapter
     from mistral_ner.model.stored import save_merged as save_merged
     from mistral_ner.model.stored import save_weights as save_weights
@@ -34,15 +33,14 @@ if TYPE_CHECKING:
     from mistral_ner.model.tokenizer import load_tokenizer as load_tokenizer
 
 _MODULE_OF = {
-    "adapted": "adapter",
+    "lend_model": "adapter",
     "attach": "adapter",
     "detach": "adapter",
-    "empty_model": "adapter",
     "base_model": "base",
     "forget_base": "base",
     "load_adapter": "stored",
     "load_trained": "stored",
-    "merged_model": "stored",
+    "merge_adapter": "stored",
     "save_adapter": "stored",
     "save_merged": "stored",
     "save_weights": "stored",

@@ -1,7 +1,7 @@
 """The frozen network, loaded once a process and kept for the trials that follow.
 
-What is kept has no head and no adapter (adapter.py adds both), so it serves every label set and every LoRA
-setting; only what shapes the frozen weights is part of its key.
+It is kept without head and adapter (adapter.py adds both), so it serves every label set and every LoRA setting. Its key
+has only the settings that shape the frozen weights.
 """
 
 # mypy: allow-untyped-calls
@@ -17,20 +17,26 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-from mistral_ner.config import ModelConfig, UserError, nearest
+from mistral_ner.config.schema import ModelConfig
+from mistral_ner.errors import UserError, nearest
 from mistral_ner.model.hardware import HEADS, attention, device, frozen_dtype, quantization
-from mistral_ner.model.source import check_weights, hub_options, loading_errors, locate, may_unpickle
+from mistral_ner.model.source import check_weights, explain_loading_errors, hub_options, locate, may_unpickle
 
-_WEIGHTS_SEED = 0  # of random weights: every process must have the same base
+_WEIGHTS_SEED = 0  # of random weights, so that every process has the same base
 
 _kept: dict[str, PreTrainedModel] = {}  # at most one: two large models do not fit one GPU
 
 
 class NoHead(nn.Identity):
-    """Holds the place of the head, and its input width, while no adapter is attached."""
+    """A placeholder for the head while no adapter is attached; it keeps the input width."""
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -41,41 +47,58 @@ def base_model(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
     """Return the frozen network for ``model``: the one kept from an earlier call, or a newly loaded one.
 
     Args:
-        model: what to load; its LoRA settings play no part.
-        vocab_size: entries of the tokenizer; used only with ``random_init``.
+        model: what to load; its LoRA settings do not matter.
+        vocab_size: entries of the tokenizer; used only with ``random_init`` or ``resize_embeddings``.
 
     Returns:
         A token classifier on this process's device, in eval mode, with no trainable parameter and no head.
 
     Raises:
-        UserError: the model is not there, is gated, has no safetensors, or does not fit its settings.
+        UserError: the model is missing, is gated, has no safetensors, or does not fit its settings.
     """
     key = _key(model, vocab_size)
     if key not in _kept:
-        _kept.clear()  # before loading, so that the two are never in memory together
+        _kept.clear()  # before loading, so that two models are never in memory together
         _kept[key] = load_base(model, vocab_size)
     return _kept[key]
 
 
 def forget_base() -> None:
-    """Drop the kept base model; the next :func:`base_model` loads anew."""
+    """Drop the kept base model; the next :func:`base_model` loads one."""
     _kept.clear()
 
 
 def load_base(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
     """Load what :func:`base_model` returns, without keeping it."""
-    with quiet(), fixed_rng(_WEIGHTS_SEED), loading_errors(model):
+    with quiet(), fixed_rng(_WEIGHTS_SEED), explain_loading_errors(model):
         base = _pretrained(locate(model), model) if model.random_init is None else _random(model, vocab_size)
+        if model.resize_embeddings:
+            _resize_embeddings(base, vocab_size)
     if model.quantization != "none":
         from peft import prepare_model_for_kbit_training
 
-        # once, here: it casts the layers that were not quantised to float32, which attach could not take back
+        # here and once: it casts the layers that are not quantised to float32, which detach could not undo
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
         _keep_packing(base)
-    return headless(base)
+    return remove_head(base)
 
 
-def headless(base: PreTrainedModel) -> PreTrainedModel:
+def added_tokens(base: PreTrainedModel) -> range:
+    """Return the ids of the tokens whose embeddings are not of the model's file, and are trained."""
+    added: range = getattr(base, "mistral_ner_added_tokens", range(0))
+    return added
+
+
+def _resize_embeddings(base: PreTrainedModel, vocab_size: int) -> None:
+    """Add an embedding for every token without one, drawn around the mean of the others."""
+    embeddings: Any = base.get_input_embeddings()
+    rows = int(embeddings.weight.shape[0])
+    if rows < vocab_size:
+        base.resize_token_embeddings(vocab_size)
+        base.mistral_ner_added_tokens = range(rows, vocab_size)  # type: ignore[assignment]
+
+
+def remove_head(base: PreTrainedModel) -> PreTrainedModel:
     """Freeze ``base`` and replace its head by :class:`NoHead`."""
     name = _head_name(base)
     setattr(base, name, NoHead(getattr(base, name).in_features))
@@ -84,7 +107,7 @@ def headless(base: PreTrainedModel) -> PreTrainedModel:
     return base
 
 
-def random_config(random_init: dict[str, Any], vocab_size: int) -> PretrainedConfig:
+def build_random_config(random_init: dict[str, Any], vocab_size: int) -> PretrainedConfig:
     """Build the transformers config that ``model.random_init`` describes.
 
     Raises:
@@ -99,11 +122,11 @@ def random_config(random_init: dict[str, Any], vocab_size: int) -> PretrainedCon
         )
     config_class = CONFIG_MAPPING[kind]
     known = {*vars(config_class()), *config_class.attribute_map}
-    # a transformers config takes any field; a misspelt one would leave the default, perhaps of seven billion weights
+    # a transformers config takes any field: a misspelt one would leave the default, perhaps seven billion weights
     for name in fields:
         if name not in known:
             raise UserError(
-                f"model.random_init.{name} is no field of a {kind} config{nearest(name, known)}; "
+                f"model.random_init.{name} is not a field of a {kind} config{nearest(name, known)}; "
                 f"type ~model.random_init.{name}"
             )
     fields.update(vocab_size=vocab_size, pad_token_id=0, bos_token_id=2, eos_token_id=3)
@@ -112,7 +135,7 @@ def random_config(random_init: dict[str, Any], vocab_size: int) -> PretrainedCon
 
 @contextlib.contextmanager
 def fixed_rng(seed: int) -> Iterator[None]:
-    """Draw from ``seed`` inside, and leave torch's global random state as it was."""
+    """Seed torch inside the block, and restore its global random state afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
@@ -120,7 +143,9 @@ def fixed_rng(seed: int) -> Iterator[None]:
 
 def _key(model: ModelConfig, vocab_size: int) -> str:
     random = model.random_init
-    weights = [model.model_name, model.revision] if random is None else [random, vocab_size]
+    weights: list[Any] = [model.model_name, model.revision] if random is None else [random]
+    if random is not None or model.resize_embeddings:
+        weights.append(vocab_size)
     shape = [model.dtype, model.quantization, model.attention, model.trust_remote_code, str(device())]
     return json.dumps([weights, shape], sort_keys=True)
 
@@ -133,13 +158,13 @@ def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
     options: dict[str, Any] = {}
     if model.quantization != "none":
         options = {"quantization_config": quantization(model), "device_map": {"": device()}}
-    # the labels of the config stay as they are: a head that does not fit the file would be refused, and ours is new
+    # with other labels than the file's, its head would be refused; ours replaces it later
     base, report = AutoModelForTokenClassification.from_pretrained(
         source,
         config=config,
         dtype=frozen_dtype(model),
         attn_implementation=attention(model),
-        # None: safetensors where there are any, else pickled weights, of which torch then takes tensors alone
+        # None: safetensors if there are any, else pickled weights, from which torch then reads tensors only
         use_safetensors=None if pickled_too else True,
         output_loading_info=True,
         **hub,
@@ -157,20 +182,20 @@ def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
 
 def _random(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
     assert model.random_init is not None
-    config = random_config(model.random_init, vocab_size)
+    config = build_random_config(model.random_init, vocab_size)
     base = AutoModelForTokenClassification.from_config(config, attn_implementation=attention(model))
     if model.quantization == "none":
         built: PreTrainedModel = base.to(device=device(), dtype=frozen_dtype(model))
         return built
-    # bitsandbytes quantises while it loads, so the weights take a detour over a file
+    # bitsandbytes quantises while it loads, so the weights go through a file
     with tempfile.TemporaryDirectory() as folder:
         base.save_pretrained(folder)
         return _pretrained(folder, model)
 
 
 def _keep_packing(base: nn.Module) -> None:
-    # on some CPUs a 4-bit layer repacks its weights in place at the first evaluation, and rounds their scales: the
-    # base would change under the adapter
+    # on some CPUs the first evaluation repacks the weights of 4-bit layers in place and rounds their scales, which
+    # would change the base under the adapter
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
@@ -188,13 +213,13 @@ def _head_name(base: nn.Module) -> str:
 
 def _no_cache(config: PretrainedConfig) -> PretrainedConfig:
     if hasattr(config, "use_cache"):
-        config.use_cache = False  # keys and values of past tokens are for generation; here they only take memory
+        config.use_cache = False  # keys and values of past tokens serve generation; here they only take memory
     return config
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the report that the head is newly initialised, as it is meant to be, and the progress bar."""
+    """Suppress the progress bar and the expected report that the head is newly initialised."""
     log = transformers.utils.logging
     verbosity, bar = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -1,9 +1,10 @@
-"""What the machine can do: device, number format, quantisation and attention for the frozen weights."""
+"""What the machine supports: device, number format, quantisation and attention of the frozen weights."""
 
 # mypy: allow-untyped-calls
 # (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -11,48 +12,93 @@ import torch
 import transformers
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from mistral_ner.config import ModelConfig, UserError
+from mistral_ner.config.schema import ModelConfig
+from mistral_ner.errors import UserError
+
+log = logging.getLogger(__name__)
 
 HEADS = ("score", "classifier")  # what transformers calls the head of a token classifier: decoders, encoders
 
 
 def device() -> torch.device:
-    """Return this process's GPU, or the CPU where there is none."""
+    """Return this process's GPU, or the CPU if there is none."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def frozen_dtype(model: ModelConfig) -> torch.dtype:
-    """Return the dtype of the frozen weights; ``auto`` is what the hardware computes fast in."""
+    """Return the dtype of the frozen weights; ``auto`` is the one in which the hardware is fast."""
     if model.dtype != "auto":
         chosen: torch.dtype = getattr(torch, model.dtype)
         return chosen
     if not torch.cuda.is_available():
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if _computes_bf16() else torch.float16
+
+
+def _computes_bf16() -> bool:
+    """Tell whether the GPU has units for bfloat16; NVIDIA's have them from compute capability 8 (Ampere) on.
+
+    Older ones emulate it, many times slower.
+    """
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def precision(wanted: str) -> str:
-    """Return the number format of a training's products; ``auto`` is what the hardware has units for."""
+    """Return the number format of a training's products; ``auto`` is one that the hardware has units for.
+
+    In fp16 Trainer scales the loss, so that small gradients are not rounded to 0.
+    """
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if _computes_bf16() else "fp16"
     # on a CPU without such units bf16 is many times slower than fp32
-    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot tell
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch lack it
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 
 
+def usable_precision(model: Any, wanted: str) -> str:
+    """Return the number format in which ``model`` can compute: ``wanted``, or fp32 if a few tokens fail in it.
+
+    Some networks fill their masks with numbers that 16 bits do not hold (DeBERTa v1 in transformers 5.23).
+
+    Args:
+        model: a token classifier, in any mode, which it keeps.
+        wanted: ``training.precision``.
+    """
+    chosen = precision(wanted)
+    if chosen == "fp32":
+        return chosen
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast(chosen):
+            model(input_ids=torch.ones((1, 4), dtype=torch.long, device=device()))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        log.warning("this model cannot compute in %s (%s): fp32 takes its place", chosen, error)
+        return "fp32"
+    finally:
+        model.train(training)
+    return chosen
+
+
 def autocast(wanted: str) -> torch.autocast:
-    """Compute as a training with ``training.precision=wanted`` does."""
+    """Return the context that computes in the number format of ``training.precision=wanted``."""
     chosen = precision(wanted)
     dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
     return torch.autocast(device().type, dtype, enabled=chosen != "fp32")
 
 
 def quantization(model: ModelConfig) -> Any:
-    """8-bit (LLM.int8) or 4-bit (QLoRA's NF4, double quantised: https://arxiv.org/abs/2305.14314)."""
+    """Return the settings of 8-bit (LLM.int8) or 4-bit weights (QLoRA's NF4: https://arxiv.org/abs/2305.14314).
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
     try:
         import bitsandbytes  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
     except ImportError:
@@ -60,6 +106,8 @@ def quantization(model: ModelConfig) -> Any:
             f"model.quantization={model.quantization} needs bitsandbytes, which is not installed: "
             "type `pip install bitsandbytes`, or model.quantization=none"
         ) from None
+    # it warns of a cast in every call of every 8-bit layer: hundreds of MB in the log of a 7B trial
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # a quantised head could not be trained
     skip = list(HEADS)
     if model.quantization == "8bit":
@@ -74,13 +122,27 @@ def quantization(model: ModelConfig) -> Any:
 
 
 def attention(model: ModelConfig) -> str | None:
-    """Return the implementation to ask for; None lets transformers take sdpa, or eager where it must."""
-    usable = torch.cuda.is_available() and is_flash_attn_2_available() and frozen_dtype(model) != torch.float32
+    """Return the implementation to ask for; None lets transformers choose sdpa, or eager for networks without it.
+
+    ``auto`` is never the flash-attn package: in windows of some hundred tokens attention is a small part of the work,
+    and transformers then counts the padding on the CPU in every layer, for which the GPU waits.
+
+    Raises:
+        UserError: flash attention is asked for and cannot be used.
+    """
     if model.attention == "auto":
-        return "flash_attention_2" if usable else None
-    if model.attention == "flash_attention_2" and not usable:
+        return None
+    if model.attention == "flash_attention_2" and not (
+        torch.cuda.is_available()
+        and torch.cuda.get_device_capability()[0] >= _FLASH
+        and is_flash_attn_2_available()
+        and frozen_dtype(model) != torch.float32
+    ):
         raise UserError(
-            "model.attention=flash_attention_2 needs a GPU, the flash-attn package and a 16-bit model.dtype; "
-            "type model.attention=auto"
+            f"model.attention=flash_attention_2 needs a GPU of compute capability {_FLASH} or more, the flash-attn "
+            "package and a 16-bit model.dtype; type model.attention=auto"
         )
     return model.attention
+
+
+_FLASH = 8  # Ampere, the oldest that flash-attn 2 supports (https://github.com/Dao-AILab/flash-attention)

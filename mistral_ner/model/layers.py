@@ -1,4 +1,4 @@
-"""The network's stack of layers: which of them LoRA leaves as they are, and a stand-in for those."""
+"""The network's stack of layers: which of them LoRA does not change, and how to skip those."""
 
 # mypy: allow-untyped-calls
 # (many functions of transformers and peft declare no types)
@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mistral_ner.config import ModelConfig, UserError
+from mistral_ner.config.schema import ModelConfig
+from mistral_ner.errors import UserError
 
-# networks whose forward does nothing to the activations between the embeddings and the layers, and keeps them whole
-CUTTABLE = ("bert", "llama", "mistral", "qwen2")
+# networks that pass activations from the embeddings to the layers, and from layer to layer, unchanged
+SKIPPABLE = ("bert", "llama", "mistral", "qwen2")
 
 
 def layer_stack(base: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -29,13 +30,13 @@ def layer_stack(base: nn.Module) -> tuple[str, nn.ModuleList]:
         if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
             return path, module
     raise UserError(
-        f"model.lora_layers=top:N needs a network with one stack of layers, which a {config.model_type} has not; "
+        f"model.lora_layers=top:N needs a network with one stack of layers, which a {config.model_type} does not have; "
         "type model.lora_layers=all"
     )
 
 
 def frozen_layers(model: ModelConfig, base: nn.Module) -> int:
-    """Return how many layers, counted from the input, are under the first one that LoRA changes.
+    """Return how many layers are below the first one that LoRA changes.
 
     Raises:
         UserError: ``model.lora_layers`` names more layers than there are.
@@ -51,15 +52,15 @@ def frozen_layers(model: ModelConfig, base: nn.Module) -> int:
     return layers - top
 
 
-def without_dropout(base: PreTrainedModel, frozen: int) -> list[tuple[nn.Module, str, float]]:
-    """Switch dropout off under layer ``frozen`` and return what it was: module, attribute, value.
+def switch_off_dropout(base: PreTrainedModel, frozen: int) -> list[tuple[nn.Module, str, float]]:
+    """Switch off dropout below layer ``frozen`` and return what it was: module, attribute, value.
 
-    Those layers give the same activations in every step then, computed anew or not.
+    Those layers then give the same activations in every step, whether they are computed again or not.
     """
     before: list[tuple[nn.Module, str, float]] = []
     if not frozen:
         return before
-    for part in under(base, frozen):
+    for part in frozen_modules(base, frozen):
         for module in part.modules():
             for name in ("p",) if isinstance(module, nn.Dropout) else ("attention_dropout",):
                 if isinstance(value := getattr(module, name, None), float):
@@ -68,24 +69,26 @@ def without_dropout(base: PreTrainedModel, frozen: int) -> list[tuple[nn.Module,
     return before
 
 
-def under(base: PreTrainedModel, frozen: int) -> list[nn.Module]:
+def frozen_modules(base: PreTrainedModel, frozen: int) -> list[nn.Module]:
     """Return the embeddings and the layers below layer ``frozen``."""
     embeddings = getattr(base.base_model, "embeddings", base.get_input_embeddings())
     return [embeddings, *layer_stack(base)[1][:frozen]]
 
 
 @contextlib.contextmanager
-def cut(base: PreTrainedModel, frozen: int) -> Iterator[None]:
-    """Let ``base`` start at layer ``frozen``: its ``inputs_embeds`` are that layer's input, (rows, tokens, width)."""
+def skip_layers(base: PreTrainedModel, frozen: int) -> Iterator[None]:
+    """Let ``base`` start at layer ``frozen``: ``inputs_embeds`` is then that layer's input, (rows, tokens, width)."""
     stack = layer_stack(base)[1]
     kept = [stack[index] for index in range(frozen)]
     core: Any = base.base_model
     embeddings = getattr(core, "embeddings", None)
     try:
+        # re-entrant checkpointing gives a layer gradients only if its input requires one
+        checkpointing = bool(getattr(stack[frozen], "gradient_checkpointing", False))
         for index in range(frozen):
-            stack[index] = _Passed()
+            stack[index] = _SkippedLayer(checkpointing)
         if embeddings is not None:
-            core.embeddings = _Given()
+            core.embeddings = _SkippedEmbeddings()
         yield
     finally:
         for index, layer in enumerate(kept):
@@ -94,7 +97,7 @@ def cut(base: PreTrainedModel, frozen: int) -> Iterator[None]:
             core.embeddings = embeddings
 
 
-def activations(base: PreTrainedModel, frozen: int, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def compute_activations(base: PreTrainedModel, frozen: int, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the input of layer ``frozen`` for a batch with ``input_ids``: (rows, tokens, width)."""
     found: list[torch.Tensor] = []
 
@@ -113,18 +116,22 @@ def activations(base: PreTrainedModel, frozen: int, batch: dict[str, torch.Tenso
 
 
 class _FoundError(Exception):
-    """Ends a forward pass whose rest is not needed."""
+    """Ends a forward pass early: the rest of it is not needed."""
 
 
-class _Passed(nn.Module):
-    """In the place of a layer whose output is given."""
+class _SkippedLayer(nn.Module):
+    """Replaces a layer whose output is given."""
+
+    def __init__(self, requires_grad: bool) -> None:
+        super().__init__()
+        self.requires_grad = requires_grad
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return hidden_states
+        return hidden_states.requires_grad_() if self.requires_grad and torch.is_grad_enabled() else hidden_states
 
 
-class _Given(nn.Module):
-    """In the place of the embeddings, where what follows them is given."""
+class _SkippedEmbeddings(nn.Module):
+    """Replaces the embeddings when the layers' input is given."""
 
     def forward(self, inputs_embeds: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return inputs_embeds

@@ -1,4 +1,4 @@
-"""A fast tokenizer from a SentencePiece BPE file, as Mistral's and Llama's first models ship it (`tokenizer.model`)."""
+"""A fast tokenizer from a SentencePiece BPE file (`tokenizer.model`), which Mistral's and Llama's first models have."""
 
 # mypy: allow-untyped-calls
 # (many functions of transformers and peft declare no types)
@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mistral_ner.config import UserError
+from mistral_ner.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,7 +25,7 @@ def from_sentencepiece(path: Path) -> PreTrainedTokenizerFast:
     """Build the tokenizer, and check that it gives SentencePiece's own ids.
 
     Raises:
-        UserError: the sentencepiece package is missing, or the file's kind is one that this cannot build.
+        UserError: the sentencepiece package is missing, or the file is of a kind that cannot be converted.
     """
     try:
         import sentencepiece  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -42,7 +42,7 @@ def from_sentencepiece(path: Path) -> PreTrainedTokenizerFast:
                 f"{path} must be a byte-pair SentencePiece file without text normalisation, but a tokenizer built from "
                 "it does not give its ids; put the model's tokenizer.json beside it"
             )
-    return _wrapped(core, pieces)
+    return _wrap(core, pieces)
 
 
 def _bpe(pieces: Any) -> Any:
@@ -61,7 +61,7 @@ def _bpe(pieces: Any) -> Any:
             byte_fallback=any(pieces.is_byte(index) for index in range(size)),
         )
     )
-    # no pre-tokenizer: SentencePiece merges across what others would call words
+    # no pre-tokenizer: SentencePiece merges across word boundaries
     core.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
     core.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -73,7 +73,7 @@ def _bpe(pieces: Any) -> Any:
 
 
 def _merges(pieces: Any, vocab: dict[str, int], plain: list[int]) -> list[tuple[str, str]]:
-    """Every split of a piece into two pieces is a merge; SentencePiece merges the best-scored result first."""
+    """Return the merges: every split of a piece into two pieces, those with the best-scored result first."""
     ranked = sorted(plain, key=lambda index: (-pieces.get_score(index), index))
     allowed = {pieces.id_to_piece(index) for index in plain}
     merges: list[tuple[str, str]] = []
@@ -85,12 +85,12 @@ def _merges(pieces: Any, vocab: dict[str, int], plain: list[int]) -> list[tuple[
     return merges
 
 
-def _wrapped(core: Any, pieces: Any) -> PreTrainedTokenizerFast:
+def _wrap(core: Any, pieces: Any) -> PreTrainedTokenizerFast:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
     names = {"unk_token": pieces.unk_id(), "bos_token": pieces.bos_id(), "eos_token": pieces.eos_id()}
-    # an id of -1 says that the file has no such token
+    # an id of -1 means that the file has no such token
     tokens = {name: pieces.id_to_piece(index) for name, index in names.items() if index >= 0}
     if "bos_token" in tokens:
         bos = tokens["bos_token"]

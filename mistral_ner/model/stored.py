@@ -1,18 +1,19 @@
-"""Trained models on disk: adapters, as peft reads them too, and whole ones, as transformers does.
+"""Trained models on disk: adapters, which peft can read too, and whole models, which transformers can read.
 
 An adapter's folder has ``adapter_model.safetensors``, ``adapter_config.json``, the tokenizer, ``labels.json`` (the
-names of the outputs, in order) and ``config.yaml`` (the resolved config that trained it, which says what base model it
-belongs on). It can be moved and copied. The folder of a whole model, merged or trained with ``model.tuning=full``, is
-a plain transformers checkpoint with its tokenizer.
+names of the outputs, in order) and ``config.yaml`` (the resolved config that trained it, which names the base model).
+It can be moved and copied. The folder of a whole model, merged or trained with ``model.tuning=full``, is a plain
+transformers checkpoint with its tokenizer.
 """
 
 # mypy: allow-untyped-calls
 # (many functions of transformers and peft declare no types)
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -24,10 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from mistral_ner.config import Config, ModelConfig, UserError, check
+from mistral_ner.config.check import check
+from mistral_ner.config.schema import Config, ModelConfig
+from mistral_ner.errors import UserError
 from mistral_ner.metrics import entity_types
-from mistral_ner.model.adapter import attach
-from mistral_ner.model.base import load_base, quiet
+from mistral_ner.model.adapter import attach, lend_model
+from mistral_ner.model.base import forget_base, load_base, quiet
 from mistral_ner.model.hardware import device, frozen_dtype
 from mistral_ner.model.source import check_weights
 from mistral_ner.model.tokenizer import load_saved_tokenizer
@@ -35,6 +38,7 @@ from mistral_ner.model.tokenizer import load_saved_tokenizer
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "config.yaml"
 LABELS = "labels.json"
+COLUMNS = "columns.json"  # the columns of the training file, if it had any
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Trained:
     config: Config | None  # None for a merged model without the config that trained it
 
 
-def trained_folder(folder: str | Path) -> Path:
-    """Return where the model lies: ``folder``, its ``final/`` (of a search) or its ``adapter/`` (of a training).
+def find_model_folder(folder: str | Path) -> Path:
+    """Return the model's folder: ``folder``, its ``final/`` (of a search) or its ``adapter/`` (of a training).
 
     Raises:
         UserError: there is no trained model.
@@ -70,26 +74,20 @@ def trained_folder(folder: str | Path) -> Path:
 
 
 def load_trained(folder: str | Path) -> Trained:
-    """Load the model in ``folder`` (as :func:`trained_folder` finds it) for tagging.
+    """Load the model that :func:`find_model_folder` finds in ``folder``, ready to tag.
 
     Raises:
         UserError: there is no trained model, a part of it is missing or broken, or its base model cannot be loaded.
     """
-    place = trained_folder(folder)
-    config, tokenizer = _saved_config(place), load_saved_tokenizer(place)
-    if not (place / WEIGHTS).is_file():
-        model = _whole(place, config.model if config is not None else ModelConfig())
-        # a dict with numbers as keys, in any order
+    place = find_model_folder(folder)
+    config, tokenizer = _read_config(place), load_saved_tokenizer(place)
+    if not _is_adapter(place):
+        model = _load_whole(place, config.model if config is not None else ModelConfig())
+        # a dict whose keys are numbers, in any order
         names = cast(dict[int, str], model.config.id2label)
         labels = [names[index] for index in sorted(names)]
-        return Trained(model, tokenizer, _checked_labels(labels, place), config)
-    if config is None:
-        raise UserError(
-            f"an adapter's folder must hold {CONFIG}, which says what base model it belongs on, found none in {place}; "
-            f"copy the one of the training into it"
-        )
-    labels = saved_labels(place)
-    settings = replace(config.model, gradient_checkpointing=False)
+        return Trained(model, tokenizer, _check_labels(labels, place), config)
+    settings, labels = _base_settings(config, place), read_labels(place)
     base = load_base(settings, len(tokenizer))
     attached = cast(PeftModel, attach(settings, base, labels, seed=0))
     load_adapter(attached, place)
@@ -97,15 +95,50 @@ def load_trained(folder: str | Path) -> Trained:
     return Trained(attached, tokenizer, labels, config)
 
 
-def saved_labels(folder: str | Path) -> list[str]:
+@contextlib.contextmanager
+def lend_trained(folder: str | Path) -> Iterator[Trained]:
+    """Lend what :func:`load_trained` returns; an adapter is on the base model that this process keeps.
+
+    There is one base model in memory at any time, and a whole model takes its place.
+
+    Raises:
+        UserError: as :func:`load_trained`.
+    """
+    place = find_model_folder(folder)
+    if not _is_adapter(place):
+        forget_base()
+        yield load_trained(place)
+        return
+    config, tokenizer = _read_config(place), load_saved_tokenizer(place)
+    settings, labels = _base_settings(config, place), read_labels(place)
+    with lend_model(settings, labels, 0, len(tokenizer)) as attached:
+        load_adapter(cast(PeftModel, attached), place)
+        attached.eval()
+        yield Trained(attached, tokenizer, labels, config)
+
+
+def _is_adapter(place: Path) -> bool:
+    return (place / WEIGHTS).is_file()
+
+
+def _base_settings(config: Config | None, place: Path) -> ModelConfig:
+    if config is None:
+        raise UserError(
+            f"an adapter's folder must hold {CONFIG}, which names its base model, found none in {place}; "
+            f"copy the one of the training into it"
+        )
+    return replace(config.model, gradient_checkpointing=False)
+
+
+def read_labels(folder: str | Path) -> list[str]:
     """Return the names of the outputs of the adapter in ``folder``, in order.
 
     Raises:
-        UserError: they are not there, or are no IOB2 labels.
+        UserError: they are missing, or are not IOB2 labels.
     """
     path = Path(folder) / LABELS
     try:
-        return _checked_labels(json.loads(path.read_text(encoding="utf-8")), Path(folder))
+        return _check_labels(json.loads(path.read_text(encoding="utf-8")), Path(folder))
     except (OSError, ValueError) as error:
         raise UserError(
             f"an adapter's folder must hold {LABELS}, a list of the labels in the order of the outputs, found none "
@@ -114,27 +147,29 @@ def saved_labels(folder: str | Path) -> list[str]:
 
 
 def save_merged(config: Config, labels: Sequence[str], adapter: str | Path, folder: str | Path) -> None:
-    """Write base plus adapter into ``folder`` as one plain transformers checkpoint, with its tokenizer; whole or not.
+    """Write base plus adapter into ``folder`` as one transformers checkpoint with its tokenizer, whole or not at all.
 
     ``transformers.pipeline("token-classification", model=folder)`` reads it, without this project and without peft.
 
     Raises:
-        UserError: as :func:`merged_model`.
+        UserError: as :func:`merge_adapter`.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     tokenizer = load_saved_tokenizer(adapter)
     with quiet():
-        merged_model(config.model, labels, len(tokenizer), adapter).save_pretrained(str(temporary))
+        merge_adapter(config.model, labels, len(tokenizer), adapter).save_pretrained(str(temporary))
     tokenizer.save_pretrained(str(temporary))
-    shutil.copy2(Path(adapter) / CONFIG, temporary / CONFIG)
+    for name in (CONFIG, COLUMNS):
+        if (Path(adapter) / name).exists():
+            shutil.copy2(Path(adapter) / name, temporary / name)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
 
 def save_weights(model: PeftModel | PreTrainedModel, folder: str | Path) -> None:
-    """Write what is trained of a model from :func:`mistral_ner.model.attach` into ``folder``: its adapter, or all."""
+    """Write the trained weights of a model from :func:`mistral_ner.model.attach` into ``folder``."""
     if isinstance(model, PeftModel):
         save_adapter(model, folder)
     else:
@@ -149,13 +184,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def save_adapter(attached: PeftModel, folder: str | Path) -> None:
-    """Write the LoRA weights, the head and their settings into ``folder``, which is made where it is missing."""
+    """Write the LoRA weights, the head and their settings into ``folder``, which is created if missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.contiguous().cpu() for name, tensor in _state(attached).items()}
+    state = {name: tensor.contiguous().cpu() for name, tensor in _adapter_state(attached).items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     config = attached.peft_config["default"]
-    # a file that says so lets peft load the adapter frozen, as its own save_pretrained does
+    # with this in the file peft loads the adapter frozen, as after its own save_pretrained
     config.inference_mode = True
     try:
         config.save_pretrained(str(folder))
@@ -167,7 +202,7 @@ def load_adapter(attached: PeftModel, folder: str | Path) -> None:
     """Replace the adapter's weights by those in ``folder``, bit for bit.
 
     Raises:
-        UserError: the folder holds no adapter, or one of other labels, LoRA settings or another base model.
+        UserError: the folder holds no adapter, or one with other labels, LoRA settings or base model.
     """
     path = Path(folder) / WEIGHTS
     if not path.is_file():
@@ -175,8 +210,8 @@ def load_adapter(attached: PeftModel, folder: str | Path) -> None:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} must be a safetensors file, but cannot be read ({error}); copy it anew") from None
-    own = _state(attached)
+        raise UserError(f"{path} must be a safetensors file, but cannot be read ({error}); copy it again") from None
+    own = _adapter_state(attached)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
     if shapes != expected:
@@ -188,18 +223,17 @@ def load_adapter(attached: PeftModel, folder: str | Path) -> None:
     set_peft_model_state_dict(attached, state)
 
 
-def merged_model(model: ModelConfig, labels: Sequence[str], vocab_size: int, adapter: str | Path) -> PreTrainedModel:
+def merge_adapter(model: ModelConfig, labels: Sequence[str], vocab_size: int, adapter: str | Path) -> PreTrainedModel:
     """Return a plain transformers model whose weights are base plus adapter, ready for ``save_pretrained``.
 
-    One that was trained whole is returned as it is.
-
-    The base is loaded for this alone, and not quantised: merging into 4 or 8 bits would round the adapter away.
+    A model that was trained whole is returned as it is. Otherwise the base is loaded without quantisation: merging
+    into 4 or 8 bits would round the adapter away.
 
     Raises:
         UserError: the model cannot be loaded, or the adapter does not fit it.
     """
     if model.tuning == "full":
-        return _whole(Path(adapter), model)
+        return _load_whole(Path(adapter), model)
     whole = replace(model, quantization="none", gradient_checkpointing=False)
     base = load_base(whole, vocab_size)
     attached = cast(PeftModel, attach(whole, base, labels, seed=0))
@@ -210,7 +244,7 @@ def merged_model(model: ModelConfig, labels: Sequence[str], vocab_size: int, ada
     return merged
 
 
-def _whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
+def _load_whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
     """Load a merged model, or one that was trained whole."""
     check_weights(str(folder))
     try:
@@ -225,12 +259,12 @@ def _whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
     if getattr(model.config, "is_causal", None) is False:
         for module in model.modules():
             if hasattr(module, "is_causal"):
-                module.is_causal = False  # type: ignore[assignment]  # what flash attention asks, and no file keeps
+                module.is_causal = False  # type: ignore[assignment]  # flash attention reads it, and no file stores it
     model.to(device())  # type: ignore[arg-type]
     return model
 
 
-def _saved_config(folder: Path) -> Config | None:
+def _read_config(folder: Path) -> Config | None:
     path = folder / CONFIG
     if not path.is_file():
         return None
@@ -240,20 +274,20 @@ def _saved_config(folder: Path) -> Config | None:
         raise UserError(f"{path} must be a config that a training wrote, but cannot be read: {error}") from None
 
 
-def _checked_labels(labels: object, folder: Path) -> list[str]:
+def _check_labels(labels: object, folder: Path) -> list[str]:
     try:
         if not isinstance(labels, list) or len(labels) < 2:
             raise ValueError(f"found {labels!r}")
         entity_types(labels)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"a tagger's labels must be O, B-TYPE and I-TYPE, but those in {folder} are others ({error}); name the "
+            f"a tagger's labels must be O, B-TYPE and I-TYPE, but those in {folder} are not ({error}); name the "
             "folder of a trained tagger"
         ) from None
     return labels
 
 
-def _state(attached: PeftModel) -> dict[str, torch.Tensor]:
+def _adapter_state(attached: PeftModel) -> dict[str, torch.Tensor]:
     # "auto" for the embeddings would ask the hub whether they were resized
     state: dict[str, torch.Tensor] = get_peft_model_state_dict(attached, save_embedding_layers=False)
     return state

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from transformers import Conv1D, PreTrainedModel
 
-from mistral_ner.config import ModelConfig, UserError, nearest
+from mistral_ner.config.schema import ModelConfig
+from mistral_ner.errors import UserError, nearest
 from mistral_ner.model.hardware import HEADS
 
-# attention and feed-forward of Llama, Mistral, Qwen, Gemma and their kin: for decoders, adapters on every linear
+# attention and feed-forward of Llama, Mistral, Qwen, Gemma and similar networks: for decoders, adapters on every linear
 # layer matter more than their rank (QLoRA, section 4, https://arxiv.org/abs/2305.14314)
 _LLAMA_LIKE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -18,11 +18,11 @@ _LLAMA_LIKE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 def lora_targets(model: ModelConfig, base: PreTrainedModel) -> list[str] | str:
     """Return what peft calls target_modules: names that end the path of a module, or a pattern.
 
-    ``auto`` is all seven projections where the network has them, else what peft holds for its type (query and
-    value for BERT and its kin, as in https://arxiv.org/abs/2106.09685), else every linear layer.
+    ``auto`` is all seven projections if the network has them, else peft's default for its type (query and value for
+    BERT and similar networks, as in https://arxiv.org/abs/2106.09685), else every linear layer.
 
     Raises:
-        UserError: a name in ``model.lora_target_modules`` is no module of the network, or is its head.
+        UserError: a name in ``model.lora_target_modules`` is not a module of the network, or is its head.
     """
     names = linear_names(base)
     wanted = model.lora_target_modules
@@ -39,7 +39,7 @@ def lora_targets(model: ModelConfig, base: PreTrainedModel) -> list[str] | str:
 
 
 def linear_names(base: nn.Module) -> list[str]:
-    """Return the last part of the path of each linear layer but the head, sorted, each once."""
+    """Return the last parts of the paths of the linear layers without the head, sorted, each once."""
     return sorted({path.rpartition(".")[2] for path in _linear_paths(base)})
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mistral_ner.predict.tagger import Entity as Entity
+    from mistral_ner.predict.entity import Entity as Entity
     from mistral_ner.predict.tagger import Tagger as Tagger
 
 __all__ = ["Entity", "Tagger"]

@@ -3,91 +3,139 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any
 
-from mistral_ner import files
-from mistral_ner.config import UserError
-from mistral_ner.errors import shown_to_the_user
-from mistral_ner.predict.formats import FORMATS, format_of, numbered, opened, tagged
+from mistral_ner.errors import INTERRUPTED, UserError, show_user_errors
+from mistral_ner.predict.columns import Reading, read_layout
+from mistral_ner.predict.formats import Tagged, read_items, tag_items
+from mistral_ner.predict.output import open_output
+from mistral_ner.predict.source import FORMATS, Source, open_source
 
 _EPILOG = """\
 formats:
   text    a text a line; the output is JSON lines: {"text": ..., "entities": [{"type", "start", "end", "text", ...}]}
-  jsonl   {"text": ...} or {"tokens": [...]} a line; the same objects come back with "entities"
-  conll   a token a line, blank lines between sentences; the same lines come back with a column of tags
-start and end count characters; score is the mean probability of the entity's words.
+  jsonl   {"text": ...} or {"tokens": [...]} a line, or an array; the same objects come back with "entities", or with
+          "predicted_..." in the form that their own spans have (doccano, spaCy, Prodigy, Label Studio, Hugging Face)
+  conll   a token a line, blank lines between sentences; the same lines come back with a column of tags added
+  csv     a token a row, under a header; the same rows come back with the column "predicted" added
+  brat    .txt files, one or a folder; the .ann file comes back, or a folder of pairs
+Files packed by gzip are read, and written where --output ends in .gz. The words are in the column where the training
+file had them, unless --token-column says another. start and end count characters; score is the mean probability of the
+entity's words.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and tag what it names."""
     options = _parser().parse_args(arguments)
-    # notes of the libraries to their own users; the person who tags text can do nothing about them
+    # notes to developers; the person who tags text can do nothing about them
     warnings.filterwarnings("ignore", module=r"(transformers|peft|torch)\.")
-    with shown_to_the_user():
+    with show_user_errors():
         try:
             _run(options)
-        except BrokenPipeError:  # whoever read the output has seen enough
+        except BrokenPipeError:  # the reader of the output has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _run(options: argparse.Namespace) -> None:
-    source, where, kind = _input(options)
-    with closing(source), _output(options.output) as output:
-        from mistral_ner.predict.tagger import Tagger  # late: a wrong command line needs no torch
+    _choose_device(options.device)
+    source = open_source(options.text, options.file, options.format)
+    with closing(source.stream):
+        from mistral_ner.model.stored import find_model_folder  # late: a wrong command line needs no torch
 
-        tagger = Tagger.load(options.model, options.max_length)
-        # what --text gives is one text, line breaks included
-        lines = numbered(source, where) if options.text is None else enumerate(options.text, 1)
-        for line in tagged(tagger, kind, lines, where, options.batch_size):
-            output.write(line + "\n")
+        folder = find_model_folder(options.model)
+        with open_output(options.output, source, _describe(options, source, folder), options.resume) as output:
+            from mistral_ner.predict.tagger import Tagger
+
+            tagger = Tagger.load(folder, options.max_length, options.batch_tokens)
+            reading = Reading(read_layout(folder), options.token_column, tagger.config.data)
+            with _progress(source, options, output.done.lines) as advance:
+                for tagged in tag_items(tagger, read_items(source, reading), output.done.sentences):
+                    output.write(tagged)
+                    advance(tagged)
 
 
-def _input(options: argparse.Namespace) -> tuple[BinaryIO, str, str]:
-    """Return what to read, its name in messages, and its format."""
-    if options.text is not None:
-        if options.format not in (None, "text"):
-            raise UserError(
-                f"--text is plain text, found --format={options.format}; give a file, or leave --format out"
-            )
-        return io.BytesIO(), "--text", "text"
-    if options.file is None or options.file == "-":
-        if sys.stdin.isatty():
-            print("tagging what you type, a text a line; end with Ctrl-D", file=sys.stderr)
-        return sys.stdin.buffer, "standard input", options.format or "text"
-    path = Path(options.file).expanduser()
-    return opened(path), str(path), options.format or format_of(path)
+def _describe(options: argparse.Namespace, source: Source, folder: Path) -> dict[str, Any]:
+    """Return what decides the predictions, by the words of a message: a run that goes on must have the same."""
+    import torch
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    typed = {f"--{name.replace('_', '-')}": getattr(options, name) for name in ("max_length", "batch_tokens")}
+    return {
+        "the input": _state(source.path) if source.path is not None else None,
+        "the model": {file.name: _state(file) for file in sorted(folder.iterdir()) if file.is_file()},
+        "--format": source.kind,
+        "--token-column": options.token_column,
+        "--device": device,
+        **typed,
+    }
+
+
+def _state(path: Path) -> str:
+    """Return what changes whenever a file is written: its size and its time."""
+    found = path.stat()
+    return f"{path.resolve()} of {found.st_size:,} bytes, written at {found.st_mtime_ns}"
+
+
+def _choose_device(device: str | None) -> None:
+    """Let torch, which is not loaded yet, see the named device only.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if device is None:
+        return
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
+        raise UserError(f"--device must be cpu, cuda or cuda:N, found {device}; type --device=cpu")
+    if kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    if number:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        cards = seen.split(",") if seen else [str(card) for card in range(int(number) + 1)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = cards[int(number)] if int(number) < len(cards) else ""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(f"--device={device}: torch sees no such GPU; type --device=cpu")
 
 
 @contextmanager
-def _output(name: str | None) -> Iterator[TextIO]:
-    """Lend standard output, or a file that is there only once it is whole."""
-    if name is None:
-        stream = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="\n", write_through=True)
-        try:
-            yield stream
-        finally:
-            stream.detach()
+def _progress(source: Source, options: argparse.Namespace, done: int) -> Iterator[Callable[[Tagged], object]]:
+    """Lend what counts lines of output: a bar on standard error, where that is a terminal and a file is read.
+
+    Args:
+        source: what is read.
+        options: of the command line.
+        done: lines that are written already.
+    """
+    if not sys.stderr.isatty() or source.path is None or (options.output is None and sys.stdout.isatty()):
+        yield lambda tagged: None
         return
-    path = Path(name).expanduser()
-    if path.is_dir():
-        raise UserError(f"--output must name a file, found a folder at {path}; type --output={path}/FILE")
-    try:
-        if path.exists() and not path.is_file():  # a pipe or a device
-            with path.open("w", encoding="utf-8") as device:
-                yield device
-        else:
-            with files.replacing(path) as whole:
-                yield whole
-    except PermissionError as error:
-        raise UserError(f"--output={name} cannot be written: {error.strerror}; type --output=PATH") from None
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("lines"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("lines", total=source.count_lines(), completed=done)
+        yield lambda tagged: bar.advance(task, len(tagged.lines))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,23 +153,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", action="append", help="a text to tag; may be given several times")
-    source.add_argument("--file", help="a file to tag; - is standard input")
+    source.add_argument("--file", help="a file to tag, or a folder of brat's pairs; - is standard input")
     parser.add_argument(
-        "--format", choices=FORMATS, help="of the input; left out, what the file's suffix says, or text"
+        "--format",
+        choices=FORMATS,
+        help="of the input; default: as its suffix says; else conll where every line has a tag, and text elsewhere",
     )
-    parser.add_argument("--output", help="a file for the result; left out, standard output")
-    parser.add_argument("--batch-size", type=_at_least(1), default=32, metavar="N", help="windows at once (32)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    parser.add_argument(
+        "--token-column", metavar="N", help="of a file of columns: where the words are, counted from 0, or its name"
+    )
+    parser.add_argument("--output", help="a file for the result, packed if it ends in .gz; default: standard output")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what a stopped run with the same --file and --output has done"
+    )
+    parser.add_argument(
+        "--batch-tokens",
+        type=_at_least(1),
+        metavar="N",
+        help="subwords that go through the model at once; default: as training.eval_batch_tokens was. Other numbers "
+        "change speed, memory and the last digits of the scores",
+    )
     parser.add_argument(
         "--max-length",
         type=_at_least(8),
         metavar="N",
-        help="subwords a window; left out, as in training. Longer texts become overlapping windows",
+        help="subwords a window; default: as in training. Longer texts become overlapping windows",
     )
     return parser
 
 
 class _at_least:  # noqa: N801  argparse shows the name of a type in its message
-    """Whole numbers from a lowest one on."""
+    """A whole number that is not below a lowest one."""
 
     def __init__(self, lowest: int) -> None:
         self.lowest = lowest

@@ -1,206 +1,89 @@
-"""What ``python -m mistral_ner.predict`` reads and writes: plain text, CoNLL-like columns, JSON lines.
+"""What ``python -m mistral_ner.predict`` reads and writes, in any format: items to tag, and the lines that come back.
 
-Each reader takes numbered lines and yields lines of output as soon as a chunk of them is tagged, so that a file of any
-size passes through.
+Each reader yields items while it reads, so that a file may have any size.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING
 
-from mistral_ner.config import UserError
-from mistral_ner.data.schemes import is_tag
-from mistral_ner.data.source import fault
+from mistral_ner.data.context import in_context
+from mistral_ner.predict.columns import Reading, column_items
+from mistral_ner.predict.entity import Entity, Item
+from mistral_ner.predict.records import record_items
+from mistral_ner.predict.source import Source
+from mistral_ner.predict.texts import brat_items, plain_items
 
 if TYPE_CHECKING:
-    from mistral_ner.predict.tagger import Entity, Tagger
-
-FORMATS = ("text", "conll", "jsonl")
-_SUFFIXES = {
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
-    **dict.fromkeys((".conll", ".conllu", ".bio", ".iob", ".iob2", ".tsv"), "conll"),
-}
-_CHUNK = 8  # batches that are tagged together: enough to sort them by length
-Line = tuple[int, str]
-T = TypeVar("T")
+    from mistral_ner.predict.tagger import Tagger
 
 
-def format_of(path: Path) -> str:
-    """Return the format that a file's suffix stands for: text, unless it is known."""
-    return _SUFFIXES.get(path.suffix.lower(), "text")
+@dataclass(frozen=True)
+class Tagged:
+    """The lines of output that an item gave, how many sentences it had, and its file, where each item has one."""
+
+    lines: list[str]
+    sentences: int
+    file: Path | None = None
 
 
-def numbered(stream: BinaryIO, where: str) -> Iterator[Line]:
-    """Yield (line number, line without its end); only a newline ends a line.
-
-    Raises:
-        UserError: a line is no UTF-8.
-    """
-    for number, raw in enumerate(stream, 1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            encoding = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
-            found = raw[max(0, error.start - 20) : error.start + 20]
-            raise fault(where, number, "text must be UTF-8", found, f"iconv -f {encoding} -t UTF-8 first") from None
-        yield number, line.removesuffix("\n").removesuffix("\r")
+def as_bytes(tagged: Tagged) -> bytes:
+    """Return the lines as a file has them."""
+    return "".join(f"{line}\n" for line in tagged.lines).encode()
 
 
-def tagged(tagger: Tagger, kind: str, lines: Iterable[Line], where: str, batch_size: int) -> Iterator[str]:
-    """Tag the lines of a file of the given format and yield the lines of the output, without their ends.
+def read_items(source: Source, reading: Reading) -> Iterator[Item]:
+    """Yield what a source holds.
 
-    - text: a JSON object a line, ``{"text": …, "entities": […]}``; empty lines have no entities.
-    - jsonl: the same objects with ``entities`` added. Where there are ``tokens`` they are tagged as they are,
-      ``ner_tags`` is added (or replaced), and offsets count in the tokens joined by single spaces.
-    - conll: the same lines; the last column is replaced where it is a tag, otherwise a column of tags is added.
+    - text: a JSON object a line comes back, ``{"text": …, "entities": […]}``; empty lines have no entities.
+    - jsonl: the same records come back, with what was found in them; see :mod:`mistral_ner.predict.records`.
+    - conll and csv: the same lines come back with a column of tags added.
+    - brat: the ``.ann`` file of each text comes back.
 
     Raises:
-        UserError: a line is not of that format; says which.
+        UserError: names what is not of that format.
     """
-    size = batch_size * _CHUNK
-    return {"text": _text, "jsonl": _json_lines, "conll": _conll}[kind](tagger, lines, where, batch_size, size)
+    if source.kind in ("conll", "csv"):
+        return column_items(source.lines, source.where, reading, source.kind == "csv")
+    if source.kind == "jsonl":
+        return record_items(source.lines, source.where, reading.data)
+    if source.kind == "brat" and source.path is not None:
+        return brat_items(source.path, reading.data.sentence_end)
+    return plain_items(source.lines, reading.data.sentence_end)
 
 
-def as_json(value: Any) -> str:
-    """Return ``value`` on one line, as it stands where UTF-8 can hold it."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(value)
-    return text
+def tag_items(tagger: Tagger, items: Iterable[Item], done: int = 0) -> Iterator[Tagged]:
+    """Tag items, and yield what each gives, while items are read a little ahead.
 
-
-def _text(tagger: Tagger, lines: Iterable[Line], where: str, batch_size: int, size: int) -> Iterator[str]:
-    for chunk in _chunks(lines, size):
-        texts = [line for _, line in chunk]
-        for text, entities in zip(texts, tagger.tag(texts, batch_size), strict=True):
-            yield as_json({"text": text, "entities": _plain(entities)})
-
-
-def _json_lines(tagger: Tagger, lines: Iterable[Line], where: str, batch_size: int, size: int) -> Iterator[str]:
-    for chunk in _chunks(lines, size):
-        records = [_record(where, number, line) if line.strip() else None for number, line in chunk]
-        texts = [record["text"] for record in records if record is not None and "tokens" not in record]
-        sentences = [record["tokens"] for record in records if record is not None and "tokens" in record]
-        of_texts, of_sentences = iter(tagger.tag(texts, batch_size)), iter(tagger.tag_words(sentences, batch_size))
-        for record in records:
-            if record is None:
-                yield ""
-            elif "tokens" in record:
-                yield as_json({**record, **_of_words(record["tokens"], next(of_sentences))})
-            else:
-                yield as_json({**record, "entities": _plain(next(of_texts))})
-
-
-def _record(where: str, number: int, line: str) -> dict[str, Any]:
-    fix = 'write {"text": "…"} or {"tokens": ["…", "…"]}, or name another format with --format'
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise fault(where, number, f"a line must be a JSON object ({error})", line, fix) from None
-    except RecursionError:
-        raise fault(where, number, "a line must be a JSON object, not nested too deep", line, fix) from None
-    if isinstance(record, dict):
-        tokens = record.get("tokens")
-        if isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
-            return record
-        if "tokens" not in record and isinstance(record.get("text"), str):
-            return record
-    raise fault(where, number, 'a line must have "text", a string, or "tokens", a list of strings', line, fix)
-
-
-def _of_words(words: Sequence[str], entities: Sequence[Entity]) -> dict[str, Any]:
-    """Return tags and entities of a sentence of words, the entities' places in characters of the joined words."""
-    ends = list(itertools.accumulate((len(word) + 1 for word in words), initial=0))
-    plain = [{**asdict(entity), "start": ends[entity.start], "end": ends[entity.end] - 1} for entity in entities]
-    return {"ner_tags": _tags(len(words), entities), "entities": plain}
-
-
-def _tags(words: int, entities: Iterable[Entity]) -> list[str]:
-    """Return the IOB2 tags of entities whose places count words."""
-    tags = ["O"] * words
-    for entity in entities:
-        tags[entity.start : entity.end] = [f"B-{entity.type}"] + [f"I-{entity.type}"] * (entity.end - entity.start - 1)
-    return tags
-
-
-@dataclass
-class _Block:
-    """The lines up to the end of a sentence; ``tokens`` has the place and the columns of those that hold a token."""
-
-    lines: list[str] = field(default_factory=list)
-    tokens: list[tuple[int, list[str]]] = field(default_factory=list)
-
-
-def _conll(tagger: Tagger, lines: Iterable[Line], where: str, batch_size: int, size: int) -> Iterator[str]:
-    replace: bool | None = None  # whether the last column is one of tags; the first token says
-    for chunk in _chunks(_blocks(lines, where), size):
-        sentences = [[columns[0] for _, columns in block.tokens] for block in chunk]
-        for block, entities in zip(chunk, tagger.tag_words(sentences, batch_size), strict=True):
-            for (place, columns), tag in zip(block.tokens, _tags(len(block.tokens), entities), strict=True):
-                if replace is None:
-                    replace = len(columns) > 1 and is_tag(columns[-1])
-                line = block.lines[place]
-                gap = "\t" if "\t" in line or len(columns) == 1 else " "
-                block.lines[place] = gap.join([*(columns[:-1] if replace else columns), tag])
-            yield from block.lines
-
-
-def _blocks(lines: Iterable[Line], where: str) -> Iterator[_Block]:
-    block, width = _Block(), 0
-    for number, line in lines:
-        columns = _columns(line)
-        boundary = not columns or columns[0].startswith("-DOCSTART-")
-        if boundary and block.tokens:
-            yield block
-            block = _Block()
-        # a "#" that is a token has the columns of one
-        if not boundary and not (line.startswith("#") and len(columns) != (width or 1)):
-            if width and len(columns) != width:
-                fix = "separate sentences by blank lines; for running text type --format=text"
-                raise fault(where, number, f"a line must have {width} columns like those before", line, fix)
-            if not columns[0]:
-                raise fault(where, number, "a token must not be empty", line, "write a token in the first column")
-            width = len(columns)
-            block.tokens.append((len(block.lines), columns))
-        block.lines.append(line)
-    if block.lines:
-        yield block
-
-
-def _columns(line: str) -> list[str]:
-    """Split at tabs where there are any, else at spaces; other white space may be a token."""
-    line = line.rstrip(" \t")
-    if not line.strip():
-        return []
-    return [cell.strip(" ") for cell in line.split("\t")] if "\t" in line else line.split()
-
-
-def _plain(entities: Iterable[Entity]) -> list[dict[str, Any]]:
-    return [asdict(entity) for entity in entities]
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
-
-
-def opened(path: Path) -> BinaryIO:
-    """Open a file to read.
-
-    Raises:
-        UserError: it is not there, is a folder, or cannot be read.
+    Args:
+        tagger: the model.
+        items: what to tag; each has a sentence at least, which may be empty.
+        done: so many sentences are tagged already: their items are read only, and not yielded.
     """
-    if path.is_dir():
-        raise UserError(f"--file must name a file, found a folder at {path}; type --file={path}/FILE")
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"--file={path} cannot be read: {error.strerror}; type --file=PATH") from None
+    waiting: deque[tuple[Item, list[int]]] = deque()
+
+    def sentences() -> Iterator[tuple[Sequence[str], bool]]:
+        for item in items:
+            starts = [0, *item.breaks]
+            waiting.append((item, starts))
+            for start, end in zip(starts, [*item.breaks, len(item.words)], strict=True):
+                yield item.words[start:end], start == 0 and not item.continues
+
+    results = iter(tagger.stream(in_context(sentences(), tagger.context_sentences), done))
+    number = 0
+    for first in results:
+        item, starts = waiting.popleft()
+        found = [first, *itertools.islice(results, len(starts) - 1)]
+        number += len(starts)
+        if number > done:
+            entities = [_moved(one, start) for start, each in zip(starts, found, strict=True) for one in each]
+            yield Tagged(list(item.render(entities)), len(starts), item.file)
+
+
+def _moved(entity: Entity, start: int) -> Entity:
+    return replace(entity, start=entity.start + start, end=entity.end + start) if start else entity

@@ -16,7 +16,6 @@ cache_dir:
 """
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("strategy", ["combined", "asha", "optuna", "random"])
 def test_choices_are_data(tmp_path: Path, toy_files: dict[str, str], strategy: str) -> None:
     """In the study, in every trial, in the report, and in the best config, which trains again."""

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mistral_ner.predict.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,8 +78,31 @@ def test_conll_lines_get_tags(model: Path, tmp_path: Path, column: str) -> None:
     (tmp_path / "in.conll").write_text(f"# sent_id = 1\n{block}\n\n-DOCSTART-\n\n{block}")
     done = predict(model, "--file", tmp_path / "in.conll")
     assert done.returncode == 0, done.stderr
-    tagged = "".join(f"{word}\t{tag}\n" for word, tag in zip(words, ["B-PER", "I-PER", "O", "B-LOC", "O"], strict=True))
+    tags = ["B-PER", "I-PER", "O", "B-LOC", "O"]
+    tagged = "".join(f"{word}{column}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
     assert done.stdout.decode() == f"# sent_id = 1\n{tagged}\n\n-DOCSTART-\n\n{tagged}"
+
+
+def test_a_killed_run_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
+    """Its output is that of an unbroken run, long sentences among others, and what was done is not done again."""
+    block = "Ada Li saw Oslo .\nBo Li left Rome .\n" * 40 + "we left Lima , " * 80 + "\n\n"
+    (tmp_path / "in.txt").write_text(block * 8)
+    options = ["--file", tmp_path / "in.txt", "--batch-tokens", 16]
+    command = [sys.executable, "-m", "mistral_ner.predict", str(model), *map(str, options), "--output"]
+    record = tmp_path / "out.jsonl.part.json"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen([*command, str(tmp_path / "out.jsonl")], env=environment) as process:
+        while not record.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not (tmp_path / "out.jsonl").exists()
+    assert 0 < json.loads(record.read_text())["done"]["sentences"] < 656
+    done = predict(model, *options, "--output", tmp_path / "out.jsonl", "--resume")
+    assert (done.returncode, done.stderr) == (0, b"")
+    main([*command[3:], str(tmp_path / "whole.jsonl")])
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl", "whole.jsonl"]
 
 
 def test_mistakes_are_one_message(model: Path, tmp_path: Path) -> None:
@@ -90,6 +116,8 @@ def test_mistakes_are_one_message(model: Path, tmp_path: Path) -> None:
         ([model, "--file", tmp_path / "none.txt"], b"No such file"),
         ([model, "--format", "xml"], b"invalid choice: 'xml'"),
         ([model, "--max-length", "7"], b"whole number of at least 8"),
+        ([model, "--text", "x", "--resume"], b"--resume goes on with one file that is read and one that is written"),
+        ([model, "--text", "x", "--device", "gpu"], b"--device must be cpu, cuda or cuda:N, found gpu"),
     ):
         done = predict(*arguments)
         assert done.returncode != 0

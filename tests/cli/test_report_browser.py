@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from mistral_ner.config import Config
-from mistral_ner.hyperopt.optuna_sweep import search
-from mistral_ner.hyperopt.plan import Plan
+from mistral_ner import files
+from mistral_ner.config.schema import Config
+from mistral_ner.hyperopt.dispatch import run_search
+from mistral_ner.hyperopt.report import write_report
+from mistral_ner.hyperopt.results.final import Final, Result
+from mistral_ner.hyperopt.spec.plan import Plan
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -52,8 +56,24 @@ def page(tmp_path_factory: pytest.TempPathFactory, toy_files: dict[str, str], ti
             if tell(number, {"eval_f1": number / (3 + 100 * config.training.learning_rate)}):
                 return
 
-    search(plan, learn)
-    return plan.folder / "report.html"
+    run_search(plan, learn)
+    _write_final(plan.folder / "final")
+    return write_report([plan.folder], None)
+
+
+def _write_final(folder: Path) -> None:
+    """Write what final trainings leave: their outcome, and predictions with errors."""
+    folder.mkdir()
+    values: dict[str, Any] = {"dev": {"43": 0.7, "44": 0.72}, "dev_mean": 0.71, "dev_std": 0.0141, "dev_f1": 0.71234}
+    values |= {"dev_f1_interval": (0.69, 0.73), "test_f1": 0.65, "test_f1_interval": (0.6, 0.7)}
+    winner = Result(2, False, {"learning_rate": 1e-3, "lora_r": 4}, 0.75, **values)
+    default = Result(None, True, {}, None, **values)
+    files.write_json(folder / "final.json", asdict(Final("eval_f1", [43, 44], 44, [winner, default], {})))
+    words = ["Ada", "Lovelace", "saw", "Oslo", "a_word_that_is_longer_than_the_screen_of_a_phone_" * 3]
+    gold, found = ["B-PER", "I-PER", "O", "B-LOC", "O"], ["B-PER", "O", "O", "B-ORG", "B-LOC"]
+    right = {"tokens": words, "ner_tags": gold, "predicted_ner_tags": gold}
+    rows = [right, {**right, "predicted_ner_tags": found}, {**right, "predicted_ner_tags": ["O"] * 5}]
+    files.write_json_lines(folder / "predictions_test.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +128,48 @@ def opened_at_once(browser: webdriver.Chrome, page: Path) -> bool:
 def test_nothing_is_wider_than_a_phone(browser: webdriver.Chrome, page: Path, width: int) -> None:
     opened(browser, page, width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [320, 500])
+def test_the_winner_and_all_axes_fit_into_a_phone(browser: webdriver.Chrome, page: Path, width: int) -> None:
+    """Each row of the winner's table becomes a list, and parallel axes stand closer: nothing lies out of sight."""
+    opened(browser, page, width)
+    script = "return [...document.querySelectorAll('table.cards')].map(t => [t.scrollWidth, t.parentNode.clientWidth])"
+    tables = browser.execute_script(script)
+    script = "const f = document.getElementById('figure-parallel'); return [f.offsetWidth, f.parentNode.clientWidth]"
+    tables += [browser.execute_script(script)]
+    assert len(tables) == 2
+    assert all(inner <= outer for inner, outer in tables)
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_the_errors_fit_into_a_phone(browser: webdriver.Chrome, page: Path, width: int) -> None:
+    opened(browser, page.with_name("errors.html"), width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_errors_are_filtered_by_kind_by_type_and_by_a_press_on_a_number(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page, 1280)
+    browser.execute_script("document.querySelector('#errors a').click()")
+    WebDriverWait(browser, 10).until(lambda driver: driver.current_url.endswith("errors.html"))
+
+    def shown() -> tuple[list[str], str]:
+        script = "return [...document.querySelectorAll('article:not([hidden])')].map(a => a.textContent.slice(0, 10))"
+        return browser.execute_script(script), browser.find_element("id", "shown").text
+
+    def choose(name: str, option: str) -> None:
+        Select(browser.find_element("id", name)).select_by_visible_text(option)
+
+    assert shown() == (["sentence 2", "sentence 3"], "2 shown")
+    choose("kind", "wrong border (1)")
+    assert shown() == (["sentence 2"], "1 shown")
+    choose("type", "LOC")
+    assert shown() == ([], "0 shown")
+    browser.find_element("css selector", "button[title='gold PER, predicted nothing']").click()
+    assert shown() == (["sentence 3"], "1 shown")
+    browser.find_element("id", "cell").click()
+    assert shown() == (["sentence 2", "sentence 3"], "2 shown")
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_dark_mode_reaches_the_figures(browser: webdriver.Chrome, page: Path) -> None:

@@ -6,17 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
-@pytest.mark.timeout(120)
 def test_the_same_as_with_m_and_no_folder_of_a_single_run(tmp_path: Path) -> None:
     arguments = ["hyperopt=combined", "model=tiny", "hyperopt.dry_run=true", "hyperopt.study_name=s"]
     without, with_m = launch(tmp_path, *arguments), launch(tmp_path, "-m", *arguments)
@@ -26,7 +23,6 @@ def test_the_same_as_with_m_and_no_folder_of_a_single_run(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.timeout(300)
 def test_it_searches_and_leaves_the_final_model(tmp_path: Path, toy_files: dict[str, str]) -> None:
     made = launch(
         tmp_path,

@@ -9,7 +9,7 @@ import pytest
 from command import files_in, launch, shown, words
 
 DEFAULT_SPACE = {
-    "learning_rate": "training.learning_rate loguniform(0.0001, 0.01)",
+    "learning_rate": "training.learning_rate loguniform(0.0002, 0.004)",
     "lora_r": "model.lora_r choice(4, 8, 16, 32)",
     "per_device_train_batch_size": "training.per_device_train_batch_size choice(4, 8, 16)",
     "warmup_ratio": "training.warmup_ratio uniform(0, 0.2)",
@@ -23,12 +23,12 @@ SPACES: list[tuple[list[str], dict[str, str | None]]] = [
         {
             "lora_dropout": "model.lora_dropout uniform(0, 0.3)",
             "lora_alpha_ratio": "model.lora_alpha_ratio choice(0.5, 1, 2, 4)",
-            "lora_target_modules": "model.lora_target_modules choice(auto, all-linear)",
+            "lora_target_modules": "model.lora_target_modules choice(all-linear, auto)",
             "bidirectional": "model.bidirectional choice(True, False)",
-            "num_epochs": "training.num_epochs int(2, 8)",
+            "min_steps": "training.min_steps int(200, 1200)",
         },
     ),
-    (["search_space.learning_rate.high=3e-4"], {"learning_rate": "training.learning_rate loguniform(0.0001, 0.0003)"}),
+    (["search_space.learning_rate.high=3e-4"], {"learning_rate": "training.learning_rate loguniform(0.0002, 0.0003)"}),
     (["search_space.lora_r.choices=[8,16]"], {"lora_r": "model.lora_r choice(8, 16)"}),
     (["~search_space.warmup_ratio"], {"warmup_ratio": None}),
     (
@@ -132,7 +132,7 @@ def test_every_form_on_every_strategy(tmp_path: Path, strategy: str) -> None:
     done = launch(tmp_path, "-m", f"hyperopt={strategy}", *overrides, "hyperopt.dry_run=true")
     assert done.returncode == 0, shown(done)
     for row in (
-        "learning_rate training.learning_rate loguniform(0.0001, 0.0003)",
+        "learning_rate training.learning_rate loguniform(0.0002, 0.0003)",
         "lora_r model.lora_r choice(8, 16)",
         "max_grad_norm training.max_grad_norm uniform(0.5, 2, step 0.5)",
         "lora_alpha model.lora_alpha loguniform(1, 64) when lora_r=8",
@@ -193,7 +193,7 @@ def test_the_whole_pasted_block(tmp_path: Path) -> None:
         "study mistral_ner_optimization in ",
         "hyperopt_results/mistral_ner_optimization",
         "strategy combined",
-        "early stopping ASHA (stopping) at reports 10, 30, 90 of 100, one in 3 goes on",
+        "early stopping ASHA (stopping) at reports 10, 30, 90 of 100, one in 3 goes on, judged by eval_loss at first",
         "budget 50 trials, 4 at once, 3600 s",
         "learning_rate training.learning_rate loguniform(1e-05, 0.001) lora_r model.lora_r choice(8, 16, 32, 64)",
         "hyperopt.optuna_pruner does nothing with hyperopt=combined (acts with optuna)",  # set in a file, not typed

@@ -10,8 +10,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.leader import look
-from mistral_ner.hyperopt.results import Summary
+from mistral_ner.hyperopt.results.summary import Summary
+from mistral_ner.hyperopt.study.opening import read_study
 
 STRATEGIES = ("combined", "asha", "optuna", "random")
 REPORTS = 9
@@ -36,7 +36,7 @@ def arithmetic(seconds: float = 0.0, breaks: str = "") -> Any:
         import time as time_
         from pathlib import Path as Path_
 
-        from mistral_ner.progress import Progress, reports_on_disk
+        from mistral_ner.training.checkpoint import Progress, reports_on_disk
 
         # Ray (2.60) never gives back what a placement group held that is removed in the milliseconds of its making, as
         # Tune does when a trial ends that soon after another one was asked for (ray-project/ray#64693 is like it)
@@ -66,7 +66,7 @@ def config(folder: Path, strategy: str, **hyperopt: Any) -> dict[str, Any]:
     samples = strategy in ("combined", "optuna")
     return {
         "output_dir": str(folder),
-        "training": {"reports": REPORTS, "learning_rate": 1e-3},
+        "training": {"reports": REPORTS, "learning_rate": 1e-3, "num_epochs": 4},
         "model": {"lora_r": 8},
         "search_space": SPACE,
         "hyperopt": {
@@ -84,7 +84,7 @@ def config(folder: Path, strategy: str, **hyperopt: Any) -> dict[str, Any]:
 
 def run(folder: Path, strategy: str, objective: Any = None, **hyperopt: Any) -> tuple[Summary, list[FrozenTrial]]:
     summary = search(config(folder, strategy, **hyperopt), objective or arithmetic())
-    return summary, look(folder / "s").trials
+    return summary, read_study(folder / "s").trials
 
 
 def states(trials: list[FrozenTrial]) -> Counter[str]:

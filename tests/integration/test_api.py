@@ -10,7 +10,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from transformers import DataCollatorForTokenClassification
 
-from mistral_ner.config import UserError
+from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import (
     HyperparameterOptimizer,
     create_objective_function,
@@ -18,7 +18,6 @@ from mistral_ner.hyperopt import (
     search,
 )
 
-pytestmark = pytest.mark.timeout(240)
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
 
 

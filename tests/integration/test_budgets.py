@@ -11,11 +11,11 @@ import pytest
 from arithmetic import REPORTS, run
 from optuna.trial import TrialState
 
-from mistral_ner.config import ConfigError, UserError
+from mistral_ner.errors import ConfigError, UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.leader import look
+from mistral_ner.hyperopt.study.opening import read_study
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
+pytestmark = pytest.mark.usefixtures("ray_for_all")
 
 
 @pytest.mark.parametrize("kind", ["stopping", "promotion"])
@@ -26,7 +26,7 @@ def test_max_reports_is_never_overspent_and_a_resumed_search_goes_on(tmp_path: P
     summary = json.loads((tmp_path / "s/summary.json").read_text())
     assert 13 - 6 < summary["reports_run"] <= 13, "6 reports are the longest way from one rung to the next"
     assert summary["budget_spent"] == "the reports are spent (max_reports=13)"
-    assert {len(trial.intermediate_values) for trial in look(tmp_path / "s").trials} <= {1, 3, REPORTS}
+    assert {len(trial.intermediate_values) for trial in read_study(tmp_path / "s").trials} <= {1, 3, REPORTS}
     resumed, trials = run(tmp_path, "asha", asha_type=kind, max_concurrent=3, resume=True)
     assert resumed.budget_spent is None
     assert len(trials) == 12
@@ -75,7 +75,7 @@ def test_a_search_that_reached_its_target_leaves_a_model(
     summary = search({**tiny, "search_space": space, "hyperopt": hyperopt})
     assert summary.budget_spent == "the target is reached (eval_f1 0.01)"
     assert (summary.n_complete, summary.best_trial, summary.reports_run) == (0, 0, 1)
-    (trial,) = look(tmp_path / "s").trials
+    (trial,) = read_study(tmp_path / "s").trials
     assert trial.state == TrialState.RUNNING
     assert summary.final is not None
     assert (tmp_path / "s/final/adapter_model.safetensors").is_file()

@@ -10,7 +10,6 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from campaign import Case, campaign
 
-pytestmark = pytest.mark.timeout(400)
 MEDIAN = {"optuna_pruner": "median", "optuna_n_startup_trials": 3}
 SHORT = [
     Case(

@@ -8,25 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from arithmetic import REPORTS, SPACE, STRATEGIES, arithmetic, config, run, states, value_of
 from optuna.trial import TrialState
 
-from mistral_ner.config import UserError
+from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.leader import look
+from mistral_ner.hyperopt.study.opening import read_study
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
+pytestmark = pytest.mark.usefixtures("ray_for_all")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -56,6 +50,21 @@ def test_a_whole_search(tmp_path: Path, strategy: str) -> None:
     assert summary.reports_run == sum(len(trial.intermediate_values) for trial in trials)
 
 
+@pytest.mark.parametrize("strategy", ["combined", "optuna"])
+def test_every_trial_of_a_search_meets_its_constraints(tmp_path: Path, strategy: str) -> None:
+    """Also one that names the config's value of a parameter, and a bound that names another parameter."""
+    made = config(tmp_path, strategy, num_trials=6, constraints=["learning_rate * lora_r <= 1e-2", "num_epochs > 2"])
+    made["search_space"] = {**SPACE, "warmup_ratio": {"type": "uniform", "low": 0, "high": "weight_decay"}}
+    made["search_space"]["weight_decay"] = {"type": "uniform", "low": 0, "high": 0.5}
+    summary = search(made, arithmetic())
+    trials = [trial.params for trial in read_study(tmp_path / "s").trials]
+    assert (len(trials), summary.n_failed) == (6, 0)
+    for one in trials:
+        assert one["learning_rate"] * one["lora_r"] <= 1e-2
+        assert one.get("num_epochs", 4) > 2
+        assert one["warmup_ratio"] <= one["weight_decay"]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_same_seed_proposes_the_same(tmp_path: Path, strategy: str) -> None:
     """With one worker; and the seed matters."""
@@ -63,7 +72,7 @@ def test_the_same_seed_proposes_the_same(tmp_path: Path, strategy: str) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         made = config(tmp_path, strategy, study_name=name, num_trials=14, max_concurrent=1, optuna_n_startup_trials=5)
         search({**made, "seed": seed}, arithmetic())
-        params.append([trial.params for trial in look(tmp_path / name).trials])
+        params.append([trial.params for trial in read_study(tmp_path / name).trials])
     assert params[0] == params[1]
     assert params[0][1:] != params[2][1:]
 
@@ -76,8 +85,8 @@ def test_timeout_then_resume(tmp_path: Path, strategy: str) -> None:
     with contextlib.suppress(UserError):  # where no trial completed in time
         run(tmp_path, strategy, slow, **with_time)
     written = json.loads((tmp_path / "s" / "summary.json").read_text())
-    assert written["budget_spent"].startswith("time ran out")
-    trials = look(tmp_path / "s").trials
+    assert written["budget_spent"] == f"time ran out (timeout={with_time['timeout']} s)"
+    trials = read_study(tmp_path / "s").trials
     cut = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
     ended = {trial.number: trial for trial in trials if trial.state.is_finished()}
     assert cut or len(trials) < 6
@@ -96,7 +105,10 @@ def test_timeout_then_resume(tmp_path: Path, strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_finished_study_is_extended(tmp_path: Path, strategy: str) -> None:
-    """The proposals of an extended study are those of one that was that long from the start."""
+    """The proposals of an extended study are those of one that was that long from the start.
+
+    Not so where trials wait at rungs: the end of the shorter search was theirs (tests/unit/test_promotion.py).
+    """
     run(tmp_path / "short", strategy, num_trials=5, max_concurrent=1)
     _, extended = run(tmp_path / "short", strategy, num_trials=9, max_concurrent=1, resume=True)
     _, whole = run(tmp_path / "long", strategy, num_trials=9, max_concurrent=1)
@@ -113,8 +125,18 @@ def test_too_many_failures_end_the_search(tmp_path: Path, strategy: str) -> None
         UserError, match=r"([6-8]) of \1 trials failed \(max_failure_rate=0.33\): \1 x ValueError: too high"
     ):
         search(made, arithmetic(breaks="raises"))
-    assert len(look(tmp_path / "s").trials) <= 8
+    assert len(read_study(tmp_path / "s").trials) <= 8
     assert not (tmp_path / "s" / "best_config.yaml").exists()
+
+
+@pytest.mark.parametrize("strategy", ["combined", "random"])
+def test_nothing_completes(tmp_path: Path, strategy: str) -> None:
+    made = config(tmp_path, strategy, num_trials=2, enqueue_default=False)
+    made["search_space"] = {"learning_rate": {"type": "choice", "choices": [2e-2, 3e-2]}}
+    with pytest.raises(UserError, match=r"no trial of s completed \(2 x ValueError: too high a rate\)"):
+        search(made, arithmetic(breaks="raises"))
+    assert not (tmp_path / "s" / "best_config.yaml").exists()
+    assert json.loads((tmp_path / "s" / "summary.json").read_text())["best_trial"] is None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -136,7 +158,7 @@ def test_target_at_the_first_report(tmp_path: Path, strategy: str) -> None:
     assert summary.best_trial == 0
     assert summary.best_value >= 1.005
     best = (tmp_path / "s" / "best_config.yaml").read_text()
-    stop = len(look(tmp_path / "s").trials[0].intermediate_values)
+    stop = len(read_study(tmp_path / "s").trials[0].intermediate_values)
     assert f"stop_after: {stop}" in best or stop == REPORTS
 
 
@@ -145,12 +167,13 @@ def test_minimise(tmp_path: Path, strategy: str) -> None:
     made = config(tmp_path, strategy, mode="min", num_trials=8)
     made["training"]["mode"] = "min"
     summary = search(made, arithmetic())
-    complete = [trial.value for trial in look(tmp_path / "s").trials if trial.state == TrialState.COMPLETE]
+    complete = [trial.value for trial in read_study(tmp_path / "s").trials if trial.state == TrialState.COMPLETE]
     assert summary.best_value == min(value for value in complete if value is not None)
 
 
-def test_promotion_pauses_and_goes_on_with_the_best(tmp_path: Path) -> None:
-    summary, trials = run(tmp_path, "asha", asha_type="promotion", num_trials=18)
+@pytest.mark.parametrize("strategy", ["combined", "asha"])
+def test_promotion_pauses_and_goes_on_with_the_best(tmp_path: Path, strategy: str) -> None:
+    summary, trials = run(tmp_path, strategy, num_trials=18, asha_type="promotion")
     first = sorted((trial.intermediate_values[1] for trial in trials), reverse=True)
     went_on = [trial for trial in trials if len(trial.intermediate_values) > 1]
     assert 0 < len(went_on) <= 18 / 3 + 2
@@ -214,7 +237,7 @@ def test_warm_start_informs_the_sampler(tmp_path: Path) -> None:
     search(cold, arithmetic())
 
     def distance(name: str) -> float:
-        trials = look(tmp_path / name).trials
+        trials = read_study(tmp_path / name).trials
         assert len(trials) == 10, "the earlier study's trials are not this one's"
         return sum(abs(math.log10(trial.params["learning_rate"]) + 3) for trial in trials)
 
@@ -230,8 +253,18 @@ def test_two_metrics_give_a_pareto_front(tmp_path: Path) -> None:
         mine = trials[number].values
         assert not any(t.values[0] > mine[0] and t.values[1] < mine[1] for t in trials)
     assert all(trial.values[1] == trial.params["lora_r"] for trial in trials)
-    with pytest.raises(UserError, match=r"hyperopt.second_metric: two metrics cannot be compared at a rung.*asha"):
-        run(tmp_path / "no", "asha", second_metric="eval_seconds")
+
+
+@pytest.mark.parametrize(("strategy", "pruner"), [("combined", "none"), ("optuna", "median")])
+def test_the_first_of_two_metrics_stops_trials(tmp_path: Path, strategy: str, pruner: str) -> None:
+    chosen = {"optuna_pruner": pruner, "optuna_n_startup_trials": 3, "num_trials": 14, "max_concurrent": 1}
+    summary, trials = run(tmp_path, strategy, second_metric="eval_seconds", **chosen)
+    ended = {state: [t for t in trials if t.state == state] for state in (TrialState.COMPLETE, TrialState.PRUNED)}
+    assert len(ended[TrialState.PRUNED]) >= 2
+    assert summary.n_complete + summary.n_pruned == 14
+    assert summary.pareto
+    assert {row["trial"] for row in summary.pareto} <= {trial.number for trial in ended[TrialState.COMPLETE]}
+    assert summary.best_value == max(trial.values[0] for trial in ended[TrialState.COMPLETE])
 
 
 def test_resume_refuses_another_search(tmp_path: Path) -> None:
@@ -254,91 +287,6 @@ def test_resume_refuses_another_search(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no study 't' to resume in .*did you mean 's'|there are: s"):
         run(tmp_path, "random", study_name="t", resume=True)
     assert (tmp_path / "s" / "study.journal").read_bytes() == before
-
-
-SCRIPT = """
-import logging
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_contract import arithmetic, config
-from pathlib import Path
-from mistral_ner.hyperopt import search
-logging.basicConfig(level="WARNING")
-search(config(Path({folder!r}), {strategy!r}, **{hyperopt!r}), arithmetic(seconds={seconds!r}))
-"""
-
-
-def start(folder: Path, strategy: str, seconds: float = 0.1, **hyperopt: Any) -> subprocess.Popen[str]:
-    """Start a search of six trials in a process of its own."""
-    code = SCRIPT.format(
-        root=str(ROOT),
-        tests=str(Path(__file__).parent),
-        folder=str(folder),
-        strategy=strategy,
-        seconds=seconds,
-        hyperopt={"num_trials": 6, **hyperopt},
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def until_reported(folder: Path, reports: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if sum(len(path.read_text().split()) for path in folder.glob("s/trial_*/calls.txt")) >= reports:
-            return
-        time.sleep(0.02)
-    raise AssertionError(
-        f"no {reports} reports in time: {process.communicate()[0] if process.poll() is not None else ''}"
-    )
-
-
-def exact(folder: Path, trials: int) -> None:
-    """Every trial ended once, no report was made twice, none is missing from the study."""
-    found = look(folder / "s").trials
-    assert [trial.number for trial in found] == list(range(trials))
-    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in found), states(found)
-    for trial in found:
-        calls = (folder / "s" / f"trial_{trial.number:04d}" / "calls.txt").read_text().split()
-        assert sorted(set(calls), key=int) == [str(k) for k in range(1, len(trial.intermediate_values) + 1)]
-        values = {k: value_of(trial.params, k) for k in trial.intermediate_values}
-        assert trial.intermediate_values == pytest.approx(values)
-
-
-@pytest.mark.parametrize(
-    ("strategy", "how"),
-    [
-        *((strategy, "SIGKILL") for strategy in STRATEGIES),
-        *(("combined", "SIGINT"), ("random", "SIGINT"), ("asha", "SIGTERM"), ("optuna", "SIGTERM")),
-    ],
-)
-def test_ended_from_outside_then_resumed(tmp_path: Path, strategy: str, how: str) -> None:
-    process = start(tmp_path, strategy)
-    until_reported(tmp_path, 12, process)
-    process.send_signal(getattr(signal, how))
-    output, _ = process.communicate(timeout=60)
-    if how != "SIGKILL":
-        assert "interrupted" in output
-        assert f"ended early  interrupted ({how})" in " ".join(output.split()).replace("ended early ", "ended early  ")
-        assert json.loads((tmp_path / "s" / "summary.json").read_text())["budget_spent"] == f"interrupted ({how})"
-        assert f"ended early: interrupted ({how})" in (tmp_path / "s" / "report.html").read_text()
-    again = start(tmp_path, strategy, resume=True, seconds=0)
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
-    exact(tmp_path, 6)
-
-
-def test_a_second_leader_is_refused(tmp_path: Path) -> None:
-    process = start(tmp_path, "random", seconds=0.3)
-    try:
-        until_reported(tmp_path, 2, process)
-        with pytest.raises(UserError, match=rf"led by another process \(process {process.pid} on "):
-            run(tmp_path, "random", num_trials=6, resume=True)
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def test_optuna_is_quiet() -> None:

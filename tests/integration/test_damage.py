@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mistral_ner import files
-from mistral_ner.progress import _checksum
 from mistral_ner.train import fit
+from mistral_ner.training.checkpoint import _checksum
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("cold")
@@ -55,7 +55,7 @@ def test_the_last_checkpoint_is_damaged(tiny: dict[str, Any], tmp_path: Path, ca
     weights.write_bytes(weights.read_bytes()[:100])
     numbers: list[int] = []
     fit(tiny, lambda number, _: bool(numbers.append(number)))
-    assert "is damaged (adapter_model.safetensors); this training goes on from report 1" in caplog.text
+    assert "is damaged (adapter_model.safetensors); this training continues from report 1" in caplog.text
     assert numbers == [2, 3]
     assert rows(folder) == rows(other)
     assert adapter(folder) == adapter(other)
@@ -102,7 +102,7 @@ def test_a_checkpoint_that_somebody_else_wrote_runs_nothing(
         pickle.loads((checkpoint / name).read_bytes())
     assert marker.is_dir(), "the bomb is a real one"
     marker.rmdir()
-    state["files"] = {state["checkpoint"]: files.checksums(checkpoint)}
+    state["files"] = {state["checkpoint"]: files.checksum_files(checkpoint)}
     del state["checksum"]
     (folder / "checkpoint.json").write_text(json.dumps({**state, "checksum": _checksum(state)}))
     with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):

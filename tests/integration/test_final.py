@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
-from mistral_ner.config import check
-from mistral_ner.hyperopt.final import Candidate, candidates, finalise
-from mistral_ner.hyperopt.optuna_sweep import search
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.workers import Here
+from mistral_ner.config.check import check
+from mistral_ner.hyperopt.cluster.workers import Here
+from mistral_ner.hyperopt.dispatch import run_search
+from mistral_ner.hyperopt.report import write_report
+from mistral_ner.hyperopt.results.final import Candidate, choose_candidates, finalise
+from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.event_log import format_duration
+from mistral_ner.hyperopt.study.live_view import FinalView
+from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.predict import Tagger
-from mistral_ner.progress import reports_on_disk
-from mistral_ner.score import score
 from mistral_ner.train import fit
+from mistral_ner.training.checkpoint import reports_on_disk
+from mistral_ner.training.evaluate import score
 
-pytestmark = pytest.mark.timeout(240)
 TEXT = "Ada Li saw Oslo ."
 
 
@@ -60,7 +67,9 @@ def ended(
 ) -> tuple[Plan, dict[str, Any]]:
     """One search with its final model, that the tests below look at from several sides."""
     made = plan(tmp_path_factory.mktemp("final"), tiny_model, toy_files)
-    assert search(made).final is not None
+    logging.getLogger("mistral_ner").setLevel(logging.INFO)  # as launch.py does
+    assert run_search(made).final is not None
+    logging.getLogger("mistral_ner").setLevel(logging.NOTSET)
     return made, json.loads((made.folder / "final/final.json").read_text())
 
 
@@ -101,8 +110,24 @@ def test_the_folder_holds_the_winner_with_every_searched_key(ended: tuple[Plan, 
     assert str(winner["params"]["learning_rate"]) in card
     page = (made.folder / "report.html").read_text()
     assert f"{winner['dev_f1']:.4f} ({winner['dev_f1_interval'][0]:.4f} to {winner['dev_f1_interval'][1]:.4f})" in page
+    errors = (made.folder / "errors.html").read_text()
+    assert 'href="errors.html"' in page
+    assert f"F1 {metrics['test']['f1']:.4f}." in errors
+    assert f"F1 {metrics['test']['f1']:.4f}." in page
     written = json.loads((made.folder / "summary.json").read_text())
+    assert f'<b>{format_duration(written["wall_s"])}</b><span class="soft">wall time, the final model included' in page
     assert written["final"] == json.loads((folder / "final.json").read_text())
+
+
+def test_the_wall_time_includes_the_final_trainings_whoever_reads_it(ended: tuple[Plan, dict[str, Any]]) -> None:
+    made, _ = ended
+    written = json.loads((made.folder / "summary.json").read_text())
+    study = read_study(made.folder)
+    until_the_end = (made.folder / "final/final.json").stat().st_mtime - study.optuna.user_attrs["started"]
+    assert until_the_end <= written["wall_s"] < until_the_end + 1
+    assert summarise(study).wall_s == summarise(study).wall_s == written["wall_s"]
+    page = (made.folder / "report.html").read_text()
+    assert write_report([made.folder], None).read_text() == page
 
 
 def test_the_best_config_is_the_winners_and_trains_to_the_final_models_number(
@@ -150,21 +175,54 @@ def test_cut_off_it_goes_on_and_ends_the_same(ended: tuple[Plan, dict[str, Any]]
     assert (folder / "adapter_model.safetensors").read_bytes() == before
 
 
+class Terminal(io.StringIO):
+    """What the live view takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_final_trainings_are_shown_and_logged_as_the_trials_are(
+    ended: tuple[Plan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, final = ended
+    folders = sorted((made.folder / "final/candidates").iterdir())
+    screen = Console(file=Terminal(), width=100, color_system=None)
+    view = FinalView(made, screen, folders=folders, at_once=2)
+    view.end_training(0, failed=True)
+    screen.print(view.render())
+    said = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "final trainings of s" in said
+    assert "1 of 6, 1 failed" in said
+    running = {line.split()[1]: line for line in said.splitlines() if "seed_" in line}
+    assert list(running) == [folder.name for folder in folders[1:3]], "two at once, in their order"
+    for folder in folders[1:3]:
+        assert f"3/3     {reports_on_disk(folder)[-1]['eval_f1']:.4f}" in running[folder.name]
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    complete = [
+        Candidate(r["trial"], r["params"], r["search_value"]) for r in final["settings"] if r["trial"] is not None
+    ]
+    finalise(made, complete, Here())
+    assert "6 of 6" in sys.stdout.getvalue()
+    assert "final training default_seed_43  eval_f1 0." in (made.folder / "hyperopt.log").read_text()
+
+
 DYING = """
 import json, sys
 sys.path[:0] = json.loads(sys.argv[1])
 from pathlib import Path
 from campaign_life import die_in_a_write
 from test_final import plan
-from mistral_ner.hyperopt.optuna_sweep import search
+from mistral_ner.hyperopt.dispatch import run_search
 folder, model, data, order, hyperopt = json.loads(sys.argv[2])
 die_in_a_write(Path(folder), "driver", **order)
-search(plan(Path(folder), model, data, **hyperopt))
+run_search(plan(Path(folder), model, data, **hyperopt))
 """
 PATHS = [str(Path(__file__).parents[2] / "bench"), str(Path(__file__).parent)]
 
 
-@pytest.mark.timeout(600)
 def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
     ended: tuple[Plan, dict[str, Any]], tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]
 ) -> None:
@@ -182,7 +240,7 @@ def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
     ):
         told = [str(tmp_path), tiny_model, toy_files, {"of": of, "nth": nth, "cut": 0.5}, {"resume": resume}]
         command = [sys.executable, "-c", DYING, json.dumps(PATHS), json.dumps(told)]
-        died = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
+        died = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert died.returncode == -9, died.stdout + died.stderr
         assert of in (tmp_path / "deaths.txt").read_text().splitlines()[-1]
         now = counted()
@@ -190,7 +248,7 @@ def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
         before = now
     assert len(before) >= 4 * 3
     assert json.loads((folder / "summary.json").read_text())["final"] is None
-    search(plan(tmp_path, tiny_model, toy_files, resume=True))
+    run_search(plan(tmp_path, tiny_model, toy_files, resume=True))
     assert json.loads((folder / "summary.json").read_text())["final"] == unbroken
     for name in ("adapter_model.safetensors", "merged/model.safetensors"):
         assert (folder / "final" / name).read_bytes() == (ended[0].folder / "final" / name).read_bytes()
@@ -204,14 +262,14 @@ def test_equal_settings_are_trained_once_and_the_default_is_no_second_candidate(
     default = {"learning_rate": 1e-2, "lora_alpha": made.config.model.lora_alpha}
     other = {"learning_rate": 1e-3, "lora_alpha": 8}
     trials = [Candidate(0, other, 0.5), Candidate(1, default, 0.4), Candidate(2, other, 0.6), Candidate(3, other, 0.6)]
-    assert [one.trial for one in candidates(made, trials)] == [2, 1]
-    assert [one.trial for one in candidates(made, [trials[0]])] == [0, None]
+    assert [one.trial for one in choose_candidates(made, trials)] == [2, 1]
+    assert [one.trial for one in choose_candidates(made, [trials[0]])] == [0, None]
 
 
 def test_off_by_one_key(tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]) -> None:
     """The best single trial is the final model, bit for bit, and nothing is trained again."""
     made = plan(tmp_path, tiny_model, toy_files, num_trials=2, final={"enabled": False})
-    summary = search(made)
+    summary = run_search(made)
     assert summary.final is not None
     folder, best = made.folder / "final", made.folder / f"trial_{summary.best_trial:04d}/adapter"
     assert not (folder / "candidates").exists()
@@ -226,4 +284,9 @@ def test_off_by_one_key(tmp_path: Path, tiny_model: dict[str, Any], toy_files: d
     assert head == (
         f"# trial {summary.best_trial}, the best single trial: eval_f1 {summary.best_value:.4f} at its best report"
     )
-    assert "## Scores" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "## Scores" in card
+    assert f"of the search `s`; seed {final['seed']}." in card
+    page = (made.folder / "report.html").read_text()
+    assert "of the winner on dev, one seed; best single trial" in page
+    assert "±" not in card + page.partition("<script>")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mistral_ner.config import UserError
+from mistral_ner.errors import UserError
 from mistral_ner.train import TrainingError, fit
 
 
@@ -94,7 +95,8 @@ def test_killed_and_continued_is_the_unbroken_run(tiny: dict[str, Any], moment: 
         textwrap.dedent(f"""
         import json, os, sys, time
         from pathlib import Path
-        from mistral_ner import files, progress, trainer
+        from mistral_ner import files
+        from mistral_ner.training import checkpoint, trainer
         from mistral_ner.train import fit
 
         config, moment = json.loads(sys.argv[1]), sys.argv[2]
@@ -104,12 +106,12 @@ def test_killed_and_continued_is_the_unbroken_run(tiny: dict[str, Any], moment: 
             time.sleep(60)
 
         if moment == "in the middle of report 2":
-            add = progress.Progress.add
+            add = checkpoint.Progress.add
             def slow_add(self, report, checkpoint):
                 if report["report"] == 2:
                     die()
                 add(self, report, checkpoint)
-            progress.Progress.add = slow_add
+            checkpoint.Progress.add = slow_add
         if moment == "while weights are written":
             save = trainer.NerTrainer._save_optimizer_and_scheduler
             def slow_save(self, folder):
@@ -149,12 +151,13 @@ def test_damaged_checkpoint_is_named_and_not_used(tiny: dict[str, Any], caplog: 
 
 def test_kept_adapter_is_the_best_reports(tiny: dict[str, Any]) -> None:
     """The rate is so high that later reports are worse; the saved adapter must score what fit returned."""
-    from mistral_ner.config import check
-    from mistral_ner.model import adapted
-    from mistral_ner.prepare import prepare
-    from mistral_ner.schedule import Schedule
-    from mistral_ner.train import _arguments, _evaluation
-    from mistral_ner.trainer import NerTrainer, evaluate
+    from mistral_ner.config.check import check
+    from mistral_ner.model import lend_model, load_adapter
+    from mistral_ner.training.evaluate import Evaluation
+    from mistral_ner.training.fit import _arguments
+    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.schedule import Schedule
+    from mistral_ner.training.trainer import NerTrainer
 
     tiny["training"] |= {"num_epochs": 6, "reports": 6, "learning_rate": 0.3, "lr_scheduler_type": "constant"}
     value = fit(tiny)
@@ -163,14 +166,15 @@ def test_kept_adapter_is_the_best_reports(tiny: dict[str, Any]) -> None:
     config = check(tiny)
     tokenizer, data = prepare(config)
     folder = Path(tiny["output_dir"]) / "adapter"
-    with adapted(config.model, data.labels, 7, len(tokenizer), adapter=folder) as model:
+    with lend_model(config.model, data.labels, 7, len(tokenizer)) as model:
+        load_adapter(model, folder)
         trainer = NerTrainer(
             model=model,
-            args=_arguments(config, Schedule(1, (1,)), []),
-            evaluation=_evaluation(config, data, "dev"),
+            args=_arguments(config, Schedule(1, (1,), 1.0), []),
+            evaluation=Evaluation.of(data, "dev", 2048),
             pad_id=int(tokenizer.pad_token_id),
         )
-        assert evaluate(trainer, trainer.evaluation)["f1"] == value
+        assert trainer.evaluate()["eval_f1"] == value
 
 
 def test_other_config_in_the_folder_is_refused(tiny: dict[str, Any]) -> None:
@@ -246,3 +250,23 @@ def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], monkeypa
             fit(tiny)
         other.kill()
     assert fit(tiny) > 0
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (
+            1e-9,
+            r"does not fall \(\S+ to \S+\): the learning rate is too high .*, or far too low; .*=3e-10 or 4e-09",
+        ),
+        (6e-4, r"still falls \(\S+ to \S+\): train longer, training.num_epochs=4$"),
+    ],
+)
+def test_a_training_that_finds_nothing_says_why(
+    tiny: dict[str, Any], caplog: pytest.LogCaptureFixture, rate: float, said: str
+) -> None:
+    tiny["training"] |= {"learning_rate": rate, "reports": 8}
+    fit(tiny)
+    warnings = [one.getMessage() for one in caplog.records if "no entity found right" in one.getMessage()]
+    assert len(warnings) == 1
+    assert re.search(said, warnings[0])

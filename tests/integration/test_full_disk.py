@@ -11,11 +11,11 @@ import pytest
 from arithmetic import STRATEGIES, arithmetic, config, states
 from optuna.trial import TrialState
 
-from mistral_ner.config import UserError
+from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.leader import look
+from mistral_ner.hyperopt.study.opening import read_study
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
+pytestmark = pytest.mark.usefixtures("ray_for_all")
 
 
 @pytest.fixture
@@ -87,13 +87,13 @@ def assert_ends_and_goes_on(folder: Path, strategy: str, objective: Any) -> None
     assert f"cannot write in {folder}/s" in message
     assert "(No space left on device)\n  fix: make room, then " in message
     (folder / "filler").unlink(missing_ok=True)
-    trials = look(folder / "s").trials
+    trials = read_study(folder / "s").trials
     assert states(trials)["FAIL"] == 0, "a full disk is no fault of a trial"
     assert trials[2].state == TrialState.RUNNING
     (folder / "s/emptied").touch()
     asked["hyperopt"]["resume"] = True
     search(asked, objective)
-    trials = look(folder / "s").trials
+    trials = read_study(folder / "s").trials
     assert [trial.number for trial in trials] == list(range(5))
     assert states(trials) == {"COMPLETE": 5}
     for trial in trials:

@@ -12,13 +12,15 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForTokenClassification
 
-from mistral_ner.config import Config, ConfigError, check
-from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.config.check import check
+from mistral_ner.config.schema import Config
+from mistral_ner.errors import ConfigError
+from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.model import base_model, save_merged
 from mistral_ner.predict import Tagger
-from mistral_ner.prepare import prepare
-from mistral_ner.score import score
 from mistral_ner.train import fit
+from mistral_ner.training.evaluate import score
+from mistral_ner.training.prepare import prepare
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_weights_in_16_bits_are_trained_in_32(full: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"quantization": "4bit"}, "model.tuning: full trains every weight, and those in 4bit cannot be trained"),
+        ({"quantization": "4bit"}, "model.tuning: full trains every weight, and weights in 4bit cannot be trained"),
         ({"lora_layers": "top:1"}, "model.lora_layers: does nothing with model.tuning=full"),
         ({"tuning": "prefix"}, "model.tuning: must be one of lora, full"),
     ],

@@ -17,11 +17,11 @@ from arithmetic import arithmetic, run
 from optuna.trial import TrialState
 from safetensors.numpy import load_file
 
-from mistral_ner.hyperopt.samplers import INFEASIBLE
-from mistral_ner.progress import _checksum
+from mistral_ner.hyperopt.study.samplers import INFEASIBLE
 from mistral_ner.train import fit
+from mistral_ner.training.checkpoint import _checksum
 
-pytestmark = [pytest.mark.usefixtures("cold"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.usefixtures("cold")
 
 SCRIPT = textwrap.dedent("""
     import json, logging, resource, sys
@@ -71,7 +71,7 @@ def limited(config: dict[str, Any], after: int, auto_batch: bool = True) -> subp
     # oneDNN, which compiles its products as it goes, ends the process where it is refused memory for that
     by_mkl = {"ATEN_CPU_CAPABILITY": "avx2"}
     env = {**os.environ, **given_back, **by_mkl}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=600)
 
 
 def reports(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -136,13 +136,14 @@ def test_gradients_of_pieces_are_those_of_the_whole(
     """Sentences of unlike length, so that a mean of means would be another number."""
     import torch
 
-    from mistral_ner.batches import collate
-    from mistral_ner.config import check
-    from mistral_ner.model import adapted
-    from mistral_ner.prepare import prepare
-    from mistral_ner.schedule import Schedule
-    from mistral_ner.train import _arguments, _evaluation
-    from mistral_ner.trainer import NerTrainer
+    from mistral_ner.config.check import check
+    from mistral_ner.model import lend_model
+    from mistral_ner.training.batches import collate
+    from mistral_ner.training.evaluate import Evaluation
+    from mistral_ner.training.fit import _arguments
+    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.schedule import Schedule
+    from mistral_ner.training.trainer import NerTrainer
 
     tiny["model"]["lora_dropout"] = 0
     tiny["training"] |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
@@ -152,7 +153,7 @@ def test_gradients_of_pieces_are_those_of_the_whole(
     rows = by_length[:: len(by_length) // (batch * accumulated)][: batch * accumulated]
     assert len({len(row["input_ids"]) for row in rows}) > 1
     pad = int(tokenizer.pad_token_id or 0)
-    with adapted(config.model, data.labels, 0, len(tokenizer)) as model:
+    with lend_model(config.model, data.labels, 0, len(tokenizer)) as model:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # the head's own
@@ -162,8 +163,8 @@ def test_gradients_of_pieces_are_those_of_the_whole(
         model.zero_grad()
         trainer = NerTrainer(
             model=model,
-            args=_arguments(config, Schedule(1, (1,)), []),
-            evaluation=_evaluation(config, data, "dev"),
+            args=_arguments(config, Schedule(1, (1,), 1.0), []),
+            evaluation=Evaluation.of(data, "dev", 2048),
             pad_id=pad,
             micro_batch=at_once,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mistral_ner.config import ConfigError, UserError
+from mistral_ner.errors import ConfigError, UserError
 from mistral_ner.model import forget_base
 from mistral_ner.train import fit
 
@@ -130,7 +130,7 @@ def test_faults_of_the_two_keys(upper: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"model.lora_layers: must be all or top:N .* found 'top:0'"):
         fit(upper)
     upper["model"] |= {"lora_layers": "all", "frozen_prefix": True}
-    with pytest.raises(ConfigError, match=r"true needs layers that LoRA leaves as they are"):
+    with pytest.raises(ConfigError, match=r"true needs layers that LoRA does not change"):
         fit(upper)
 
 
@@ -138,7 +138,7 @@ def test_full_disk_is_named_and_nothing_is_left(upper: dict[str, Any], monkeypat
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mistral_ner.prefix.os.posix_fallocate", full)
+    monkeypatch.setattr("mistral_ner.training.prefix.os.posix_fallocate", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)\n  fix: model.frozen_prefix="):
         run(upper, "full", True)
     assert list((Path(upper["data"]["cache_dir"]) / "prefix").iterdir()) == []

@@ -17,19 +17,20 @@ import plotly.io
 import pytest
 from rich.console import Console
 
-from mistral_ner.config import Config, UserError
-from mistral_ner.hyperopt import report
-from mistral_ner.hyperopt.final import Final, Result
-from mistral_ner.hyperopt.leader import lead, look
-from mistral_ner.hyperopt.optuna_sweep import search
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.report import settings
-from mistral_ner.hyperopt.report.__main__ import written
-from mistral_ner.hyperopt.report.figures import study_figures
-from mistral_ner.hyperopt.report.rows import gather
-from mistral_ner.hyperopt.report.settings import _scored_study
-from mistral_ner.hyperopt.results import summarise
-from mistral_ner.hyperopt.view import View, sparkline, time_left
+from mistral_ner.config.schema import Config
+from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.dispatch import run_search
+from mistral_ner.hyperopt.report import write_report
+from mistral_ner.hyperopt.results import report
+from mistral_ner.hyperopt.results.final import Final, Result
+from mistral_ner.hyperopt.results.report import settings
+from mistral_ner.hyperopt.results.report.figures import build_figures
+from mistral_ner.hyperopt.results.report.rows import read_rows
+from mistral_ner.hyperopt.results.report.settings import _build_scored_study
+from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.live_view import LiveView, draw_sparkline, estimate_time_left
+from mistral_ner.hyperopt.study.opening import lead_study, read_study
 
 EVIL = "</script><img src=x onerror=alert(1)>&<b>"
 Objective = Callable[[Config, Callable[[int, dict[str, float]], bool | None]], Any]
@@ -66,7 +67,7 @@ def fail(config: Config, tell: Any) -> None:
 
 def read(folder: Path) -> tuple[str, list[dict[str, Any]]]:
     """The page, checked for what no page may have, and its figures."""
-    page = written([folder], None).read_text(encoding="utf-8")
+    page = write_report([folder], None).read_text(encoding="utf-8")
     figures = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
     assert figures is not None
     assert "<img" not in page.replace(plotly.offline.get_plotlyjs(), "")
@@ -77,7 +78,7 @@ def read(folder: Path) -> tuple[str, list[dict[str, Any]]]:
 @pytest.fixture
 def finished(tiny: dict[str, Any], tmp_path: Path) -> Path:
     made = plan(tiny, tmp_path)
-    search(made, learn)
+    run_search(made, learn)
     return made.folder
 
 
@@ -102,35 +103,42 @@ def test_figures_as_files_are_valid_plotly(finished: Path) -> None:
 
 
 def test_stopped_trials_count_for_the_importance(finished: Path) -> None:
-    study = look(finished)
-    rows = gather(study, asdict(summarise(study)))
+    study = read_study(finished)
+    rows = read_rows(study, asdict(summarise(study)))
     assert {trial.state for trial in rows.trials} == {"completed", "stopped early"}
-    figure = next(figure for figure in study_figures(rows) if figure.name == "importance")
+    figure = next(figure for figure in build_figures(rows) if figure.name == "importance")
     shares = dict(zip(figure.data[0]["y"], figure.data[0]["x"], strict=True))
     assert sum(shares.values()) == pytest.approx(1)
-    scored, reports, ended = _scored_study(rows)
+    scored, reports, ended = _build_scored_study(rows)
     assert len(scored.trials) == ended == len(rows.trials)
     assert reports == min(len(trial.values) for trial in rows.trials) < 3
     assert f"All are compared at report {reports}" in figure.about
     for trial in scored.trials:  # by what it was worth then, whether it was stopped or not
         assert trial.value == pytest.approx(reports / 3 * 0.1 / (0.1 + abs(trial.params["learning_rate"] - 1e-2)))
     assert shares["learning_rate"] > 0.2, "it decides all; eight trials do not tell more"
+    moved = figure.data[0]["error_x"]
+    assert max(moved["array"]) + max(moved["arrayminus"]) > 0.2, "and the lines say so"
+    assert all(0 <= share - less <= share <= share + more <= 1 for share, less, more in zip(
+        figure.data[0]["x"], moved["arrayminus"], moved["array"], strict=True
+    ))  # fmt: skip
+    assert "10 times" in figure.about
 
 
 def test_of_very_many_trials_some_are_asked_for_the_importance(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "_MOST_FOR_IMPORTANCE", 6)
-    study = look(finished)
-    rows = gather(study, asdict(summarise(study)))
-    scored, _, ended = _scored_study(rows)
+    study = read_study(finished)
+    rows = read_rows(study, asdict(summarise(study)))
+    scored, _, ended = _build_scored_study(rows)
     assert (len(scored.trials), ended) == (6, 8)
-    figure = next(figure for figure in study_figures(rows) if figure.name == "importance")
-    assert figure.about.endswith("Asked are 6 of 8 trials, drawn at random.")
+    figure = next(figure for figure in build_figures(rows) if figure.name == "importance")
+    assert "It uses 6 of 8 trials, drawn at random." in figure.about
+    assert "From 8 trials this is a rough guess: even the order of the parameters may be chance." in figure.about
 
 
 def test_a_study_of_failures_says_so_and_escapes_their_reasons(tiny: dict[str, Any], tmp_path: Path) -> None:
     made = plan(tiny, tmp_path, num_trials=3)
     with pytest.raises(UserError, match="no trial of s completed"):
-        search(made, fail)
+        run_search(made, fail)
     page, figures = read(made.folder)
     assert "All 3 trials failed" in page
     assert "All 3 trials failed" in json.loads((made.folder / "summary.json").read_text())["note"]
@@ -140,11 +148,11 @@ def test_a_study_of_failures_says_so_and_escapes_their_reasons(tiny: dict[str, A
 
 def test_one_trial_of_one_parameter(tiny: dict[str, Any], tmp_path: Path) -> None:
     made = plan(tiny, tmp_path, {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-2}}, num_trials=1)
-    search(made, learn)
+    run_search(made, learn)
     page, _ = read(made.folder)
     assert "nothing to compare it with" in page
-    assert "takes two trials with a report" in page
-    assert "one parameter is searched" in page
+    assert "it needs two trials with a report" in page
+    assert "only one parameter is searched" in page
     assert "nothing to compare it with" in json.loads((made.folder / "summary.json").read_text())["note"]
 
 
@@ -155,7 +163,7 @@ def stop_all(config: Config, tell: Any) -> None:
 def test_a_study_without_a_completed_trial(tiny: dict[str, Any], tmp_path: Path) -> None:
     made = plan(tiny, tmp_path, num_trials=3)
     with pytest.raises(UserError, match=r"no trial of s completed \(all were stopped early\)"):
-        search(made, stop_all)
+        run_search(made, stop_all)
     page, figures = read(made.folder)
     note = "No trial completed: each was stopped early or failed, so there is no winner."
     assert note in page
@@ -166,7 +174,7 @@ def test_a_study_without_a_completed_trial(tiny: dict[str, Any], tmp_path: Path)
 
 def test_an_empty_study_and_one_that_runs_are_only_read(tiny: dict[str, Any], tmp_path: Path) -> None:
     made = plan(tiny, tmp_path)
-    with lead(made) as study:
+    with lead_study(made) as study:
         assert "No trial has started yet" in read(made.folder)[0]
         asked = study.ask()
         study.report(asked.number, 1, {"eval_f1": 0.25})
@@ -181,12 +189,12 @@ def test_an_empty_study_and_one_that_runs_are_only_read(tiny: dict[str, Any], tm
 
 
 def test_values_from_a_study_cannot_become_markup_or_colours(finished: Path) -> None:
-    study = look(finished)
-    rows = gather(study, asdict(summarise(study)))
+    study = read_study(finished)
+    rows = read_rows(study, asdict(summarise(study)))
     rows.kinds[EVIL] = "category"
     for trial in rows.trials:
         trial.params[EVIL] = "@good" if trial.number % 2 else EVIL
-    drawn = json.dumps([figure.data for figure in study_figures(rows)])
+    drawn = json.dumps([figure.data for figure in build_figures(rows)])
     assert "@good" in drawn
     assert "<img" not in drawn
     assert "<script" not in drawn
@@ -210,39 +218,39 @@ def test_final_is_shown_with_whatever_it_holds(finished: Path) -> None:
         ({}, "95% interval"),
     ):
         (finished / "final" / "final.json").write_text(json.dumps(written_there))
-        assert wanted in read(finished)[0]
+        assert wanted in re.sub(r' data-name="[^"]*"', "", read(finished)[0])
 
 
 def test_several_studies_share_an_axis_or_are_refused(tiny: dict[str, Any], tmp_path: Path, finished: Path) -> None:
     other = plan(
         tiny, tmp_path, strategy="random", optuna_sampler="Random", study_name="t", optuna_pruner="none", num_trials=3
     )
-    search(other, learn)
-    page = written([finished, other.folder], tmp_path / "c.html").read_text(encoding="utf-8")
+    run_search(other, learn)
+    page = write_report([finished, other.folder], tmp_path / "c.html").read_text(encoding="utf-8")
     assert "s (optuna)" in page
     assert "t (random)" in page
-    rows = gather(look(other.folder), asdict(summarise(look(other.folder))))
+    rows = read_rows(read_study(other.folder), asdict(summarise(read_study(other.folder))))
     points = rows.best_so_far()
     assert [spent for spent, _ in points] == list(range(1, 10))
     assert all(later[1] >= earlier[1] for earlier, later in itertools.pairwise(points))
     loss = plan({**tiny, "training": {**tiny["training"], "metric": "eval_loss", "mode": "min"}}, tmp_path,
                 study_name="u", metric="eval_loss", mode="min")  # fmt: skip
-    with lead(loss):
-        pass
+    with lead_study(loss) as study:
+        study.ask()
     with pytest.raises(UserError, match="different metrics"):
-        written([finished, loss.folder], tmp_path / "d.html")
+        write_report([finished, loss.folder], tmp_path / "d.html")
 
 
 def test_a_folder_without_a_study(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no study in"):
-        written([tmp_path], None)
+        write_report([tmp_path], None)
 
 
 def test_the_report_never_breaks_a_search(tiny: dict[str, Any], tmp_path: Path) -> None:
     made = plan(tiny, tmp_path, num_trials=2)
     made.folder.mkdir()
     (made.folder / "figures").write_text("in the way")
-    assert search(made, learn).best_trial is not None
+    assert run_search(made, learn).best_trial is not None
     assert report.__doc__
 
 
@@ -252,28 +260,38 @@ def test_the_report_never_breaks_a_search(tiny: dict[str, Any], tmp_path: Path) 
 def test_the_view_counts(tiny: dict[str, Any], tmp_path: Path) -> None:
     made = plan(tiny, tmp_path)
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
-    with View(made, console) as view:
+    with LiveView(made, console) as view:
         for number, values in ((0, [0.1, 0.2, 0.4]), (1, [0.1])):
-            view.started_trial(number, {})
+            view.start_trial(number, {})
             for at, value in enumerate(values, 1):
-                view.reported(number, at, value, (0.4, 0), 3 * number + at)
-        view.ended(0, "completed")
-        view.ended(1, "stopped early")
-        view.started_trial(2, {})
-        view.reported(2, 1, 0.3, (0.4, 0), 5)
+                view.add_report(number, at, value, (0, 0.4), 3 * number + at)
+        view.end_trial(0, "completed")
+        view.end_trial(1, "stopped early")
+        view.end_trial(3, "failed")
+        view.start_trial(2, {})
+        view.add_report(2, 1, 0.3, (0, 0.4), 5)
         with console.capture() as capture:
             console.print(view.render())
     said = capture.get()
-    for wanted in ("2 of 8", "1 completed", "1 stopped early", "5 spent, 2 saved", "0.4000  trial 0", "1/3", "0.3000"):
+    for wanted in (
+        "3 of 8",
+        "1 completed",
+        "1 failed",
+        "1 stopped early",
+        "5 spent, 2 saved",
+        "0.4000  trial 0",
+        "1/3",
+        "0.3000",
+    ):
         assert wanted in said
 
 
 def test_sparkline_and_time_left() -> None:
-    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
-    assert sparkline([0.3, 0.3]) == "▁▁"
-    assert sparkline([]) == ""
-    assert time_left(100, 5, 20) == 300
-    assert time_left(100, 1, 20) is None
+    assert draw_sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert draw_sparkline([0.3, 0.3]) == "▁▁"
+    assert draw_sparkline([]) == ""
+    assert estimate_time_left(100, 5, 20) == 300
+    assert estimate_time_left(100, 1, 20) is None
 
 
 def test_the_view_hides_lines_and_gives_the_log_back(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -284,7 +302,7 @@ def test_the_view_hides_lines_and_gives_the_log_back(tiny: dict[str, Any], tmp_p
     root.addHandler(handler)
     with contextlib.ExitStack() as undo:
         undo.callback(root.removeHandler, handler)
-        with View(plan(tiny, tmp_path), Console(file=io.StringIO(), force_terminal=True)):
+        with LiveView(plan(tiny, tmp_path), Console(file=io.StringIO(), force_terminal=True)):
             assert handler.level == logging.WARNING
         assert handler.level == logging.NOTSET
         assert handler.stream is sys.__stderr__

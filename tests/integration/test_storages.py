@@ -22,13 +22,13 @@ import ray
 from arithmetic import REPORTS, arithmetic, config, states
 from optuna.trial import FrozenTrial, TrialState
 
-from mistral_ner.config import UserError
+from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.leader import look
-from mistral_ner.hyperopt.results import Summary
+from mistral_ner.hyperopt.results.summary import Summary
+from mistral_ner.hyperopt.study.opening import read_study
 
 PASSWORD = "geheim-42"
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
+pytestmark = pytest.mark.usefixtures("ray_for_all")
 
 
 def postgres_programs() -> Path | None:
@@ -104,10 +104,10 @@ def trials_of(folder: Path, url: str | None) -> list[FrozenTrial]:
     """The trials as another process sees them, which has to be told the password again."""
     import optuna
 
-    from mistral_ner.hyperopt.storage import storage
+    from mistral_ner.hyperopt.study.storage import open_storage
 
     name = f"s-{folder.name}"
-    return optuna.load_study(study_name=name, storage=storage(folder / name, url)).trials
+    return optuna.load_study(study_name=name, storage=open_storage(folder / name, url)).trials
 
 
 def assert_whole(folder: Path, trials: list[FrozenTrial], count: int) -> None:
@@ -163,7 +163,7 @@ def test_driver_killed_and_resumed(tmp_path: Path, url: str | None) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not list(tmp_path.glob("s-*/trial_0001/calls.txt")):
         assert process.poll() is None, "the search ended before it could be killed"
         assert time.monotonic() < deadline
@@ -200,7 +200,7 @@ def test_password_is_in_no_file_and_no_message(tmp_path: Path, server: str, capf
     assert PASSWORD not in said
     # a study whose password is not saved can be looked at once it is given again
     with pytest.raises(UserError, match=r"the password of .*\*\*\*.* is not saved; fix: give hyperopt.storage_url"):
-        look(tmp_path / f"s-{tmp_path.name}")
+        read_study(tmp_path / f"s-{tmp_path.name}")
 
 
 def test_sqlite_in_parallel_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -225,7 +225,6 @@ def test_driver_that_is_not_installed(tmp_path: Path) -> None:
         made(tmp_path, "random", f"mysql+pymysql://me:{PASSWORD}@127.0.0.1/x")
 
 
-@pytest.mark.timeout(400)
 def test_eight_workers_500_trials_and_a_second_leader(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_storages import made; "

@@ -13,8 +13,8 @@ from arithmetic import run, states
 from damage import empty, garble, truncate
 from optuna.trial import TrialState
 
-from mistral_ner.config import UserError
-from mistral_ner.hyperopt.leader import look
+from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.study.opening import read_study
 
 Damage = Callable[[Path], None]
 
@@ -39,14 +39,14 @@ def folder(tmp_path: Path) -> Path:
     poor, good = ({"learning_rate": rate, "lora_r": 4} for rate in (1e-2, 1e-3))
     search = {"num_trials": 4, "max_concurrent": 1, "enqueue_default": False, "enqueue": [poor, good]}
     run(tmp_path, "random", **search, target=1.025)
-    assert [trial.state for trial in look(tmp_path / "s").trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert [trial.state for trial in read_study(tmp_path / "s").trials] == [TrialState.COMPLETE, TrialState.RUNNING]
     return tmp_path / "s"
 
 
 def resumed(folder: Path) -> None:
     """Going on ends with every trial complete and every report made once."""
     run(folder.parent, "random", num_trials=4, max_concurrent=1, resume=True)
-    trials = look(folder).trials
+    trials = read_study(folder).trials
     assert states(trials) == {"COMPLETE": 4}
     for trial in trials:
         calls = (folder / f"trial_{trial.number:04d}/calls.txt").read_text().split()
@@ -82,7 +82,7 @@ def test_the_config_of_the_study(folder: Path, damage: Damage) -> None:
     config = folder / "config.yaml"
     damage(config)
     before = config.read_bytes()
-    for use in (resumed, look):
+    for use in (resumed, read_study):
         with pytest.raises(UserError, match=r"s/config.yaml is damaged; fix: restore it from a copy"):
             use(folder)
     assert config.read_bytes() == before

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from mistral_ner.config import ConfigError
-from mistral_ner.hyperopt.optuna_sweep import search
-from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.errors import ConfigError
+from mistral_ner.hyperopt.dispatch import run_search
+from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.train import fit
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(240)
 
 # What a tracker holds: of each run by name, the values of each metric in order, and the names of what else is there.
 Runs = dict[str, tuple[dict[str, list[float]], set[str]]]
@@ -157,7 +156,7 @@ def test_a_training_the_final_trainings_and_the_search_are_tracked_and_its_trial
     monkeypatch.chdir(tmp_path)
     made = plan(tiny, tmp_path, tracker)
     fit({**tiny, "tracking": {"report_to": tracker, "project": "our_project"}})
-    summary = search(made)
+    summary = run_search(made)
     assert summary.final is not None
     runs = READ[tracker](tmp_path)
 
@@ -181,7 +180,7 @@ def test_a_training_the_final_trainings_and_the_search_are_tracked_and_its_trial
 
 def test_trials_are_tracked_on_demand_each_in_its_folder(tmp_path: Path, tiny: dict[str, Any]) -> None:
     made = plan(tiny, tmp_path, "tensorboard", trials=True)
-    search(made)
+    run_search(made)
     assert {"s/trial_0000", "s/trial_0001"} <= set(in_tensorboard(tmp_path))
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ
 

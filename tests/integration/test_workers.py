@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 import ray
 
-from mistral_ner.config import Config, UserError
-from mistral_ner.hyperopt import optuna_sweep, ray_tune
-from mistral_ner.hyperopt.final import Candidate, finalise
-from mistral_ner.hyperopt.leader import look
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.study import REASON, WORKER_DIED
-from mistral_ner.hyperopt.workers import Failed, Here, RayWorkers, holding
+from mistral_ner.config.schema import Config
+from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster.workers import Failed, Here, RayWorkers, actor_options
+from mistral_ner.hyperopt.dispatch import run_search
+from mistral_ner.hyperopt.results.final import Candidate, finalise
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.opening import read_study
+from mistral_ner.hyperopt.study.study import REASON, WORKER_DIED
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_for_all")]
+pytestmark = pytest.mark.usefixtures("ray_for_all")
 ONE = {"cpu": 1.0, "gpu": 0.0}
 
 
@@ -51,26 +52,44 @@ def plan(tiny: dict[str, Any], tmp_path: Path) -> Plan:
     return Plan.of({**tiny, "search_space": space, "hyperopt": hyperopt})
 
 
-def noting(name: str, note: Callable[[], Any]) -> Callable[[Config, Callable[[int, dict[str, float]], Any]], None]:
+def meeting(folder: Path, processes: int = 2) -> Callable[[], None]:
+    """Return a call that comes back once so many processes have made it; on a busy machine a worker starts late."""
+    folder.mkdir()
+
+    def meet() -> None:
+        Path(folder, str(os.getpid())).touch()
+        deadline = time.monotonic() + 90
+        while len(list(folder.iterdir())) < processes and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    return meet
+
+
+def noting(
+    name: str, note: Callable[[], Any], seconds: float = 0.02
+) -> Callable[[Config, Callable[[int, dict[str, float]], Any]], None]:
     """Return a short objective that notes something in its folder; made in a function, so that workers get a copy."""
 
     def objective(config: Config, report: Callable[[int, dict[str, float]], Any]) -> None:
         Path(config.output_dir, name).write_text(str(note()))
         for number in range(1, config.training.reports + 1):
-            time.sleep(0.02)
+            time.sleep(seconds)
             if report(number, {"eval_f1": 0.5 + number / 100}):
                 return
 
     return objective
 
 
-def test_side_by_side_in_workers_that_stay(plan: Plan) -> None:
+def test_side_by_side_in_workers_that_stay(plan: Plan, tmp_path: Path) -> None:
+    meet = meeting(tmp_path / "processes")
+
     def work(item: int) -> tuple[int, float, float]:
         begun = time.time()
-        time.sleep(0.5)
+        meet()
+        time.sleep(0.1)
         return os.getpid(), begun, time.time()
 
-    with closing(RayWorkers(plan, holding(ONE))) as workers:
+    with closing(RayWorkers(plan, actor_options(ONE))) as workers:
         done = dict(workers.each(work, range(5)))
         again = dict(workers.each(work, range(2)))
     assert sorted(done) == [0, 1, 2, 3, 4]
@@ -82,14 +101,16 @@ def test_side_by_side_in_workers_that_stay(plan: Plan) -> None:
     assert any(later < ended for (_, ended), (later, _) in itertools.pairwise(spans)), "two at a time"
 
 
-def test_a_worker_keeps_its_gpu(plan: Plan) -> None:
+def test_a_worker_keeps_its_gpu(plan: Plan, tmp_path: Path) -> None:
     """Ray ends a task's process that had a GPU; and one that has begun with a GPU cannot change to another."""
+    meet = meeting(tmp_path / "processes")
 
     def work(item: int) -> tuple[int, str]:
-        time.sleep(0.2)
+        meet()
+        time.sleep(0.1)
         return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
-    with closing(RayWorkers(plan, holding({"cpu": 1.0, "gpu": 1.0}))) as workers:
+    with closing(RayWorkers(plan, actor_options({"cpu": 1.0, "gpu": 1.0}))) as workers:
         done = dict(workers.each(work, range(6)))
     assert sorted(gpu for _, gpu in set(done.values())) == ["0", "1"], "two processes, each with a GPU of its own"
 
@@ -98,7 +119,7 @@ def test_jobs_on_gpus_have_warm_workers_that_train_on(plan: Plan, tmp_path: Path
     plan.config.hyperopt.strategy = "optuna"
     plan.config.hyperopt.num_trials = 5
     plan.config.hyperopt.resources_per_trial.gpu = 1.0
-    optuna_sweep.search(plan)
+    run_search(plan)
     paths = list(tmp_path.glob("s/**/logs.txt"))
     logs = "".join(path.read_text() for path in paths)
     assert len(paths) >= 5 + 2
@@ -120,7 +141,7 @@ def test_trials_shorter_than_the_start_of_a_worker_have_two(plan: Plan, tmp_path
     gone = threading.Timer(2.0, ray.kill, [other])
     gone.start()
 
-    ray_tune.search(plan, noting("process", os.getpid))
+    run_search(plan, noting("process", os.getpid))
     gone.join()
     ran = Counter(path.read_text() for path in tmp_path.glob("s/trial_*/process"))
     assert sum(ran.values()) == 120
@@ -134,7 +155,14 @@ def test_the_oldest_trial_that_waits_is_next(plan: Plan, tmp_path: Path) -> None
     plan.config.hyperopt.max_concurrent = 3
     plan.config.hyperopt.resources_per_trial.cpu = 1.0
 
-    ray_tune.search(plan, noting("began", time.time))
+    meet = meeting(tmp_path / "processes")
+
+    def began_at() -> float:
+        began = time.time()
+        meet()
+        return began
+
+    run_search(plan, noting("began", began_at, seconds=0.05))
     began = {path.parent.name: float(path.read_text()) for path in tmp_path.glob("s/trial_*/began")}
     order = [int(name.removeprefix("trial_")) for name in sorted(began, key=lambda name: began[name])]
     assert sorted(order) == list(range(30))
@@ -163,8 +191,8 @@ def test_a_worker_whose_gpu_a_trial_has_broken_is_replaced(plan: Plan, strategy:
             if report(number, {"eval_f1": 0.5 + number / 100}):
                 return
 
-    (ray_tune if strategy == "combined" else optuna_sweep).search(plan, objective)
-    trials = look(tmp_path / "s").trials
+    run_search(plan, objective=objective)
+    trials = read_study(tmp_path / "s").trials
     assert [trial.state.name for trial in trials].count("FAIL") == 1
     assert trials[2].user_attrs[REASON] == "RuntimeError: CUDA error: device-side assert triggered"
     processes = [(tmp_path / f"s/trial_{number:04d}/process").read_text() for number in range(6)]
@@ -181,12 +209,14 @@ def test_more_calls_than_ray_has_room_for(plan: Plan) -> None:
     assert len({process for _, process in done.values()}) <= 2
 
 
-def test_workers_start_ahead_where_there_is_room(plan: Plan) -> None:
-    def work(item: int) -> tuple[int, bool]:
-        time.sleep(0.2)
-        return os.getpid(), "mistral_ner.train" in sys.modules
-
+def test_workers_start_ahead_where_there_is_room(plan: Plan, tmp_path: Path) -> None:
     for ahead in (True, False):
+        meet = meeting(tmp_path / f"ahead-{ahead}")
+
+        def work(item: int, meet: Callable[[], None] = meet) -> tuple[int, bool]:
+            meet()
+            return os.getpid(), "mistral_ner.training.fit" in sys.modules
+
         workers = RayWorkers(plan, {"num_cpus": 0}, ahead=ahead)
         workers.warm_up(1)
         workers.warm_up(5)  # no more than are of use
@@ -205,7 +235,7 @@ def test_a_dead_worker_costs_its_own_work_alone(plan: Plan) -> None:
             raise UserError("no such data")
         return item
 
-    with closing(RayWorkers(plan, holding(ONE))) as workers:
+    with closing(RayWorkers(plan, actor_options(ONE))) as workers:
         done = dict(workers.each(work, ["a", "killed", "refused", "b", "c"]))
     assert done == {"a": "a", "b": "b", "c": "c", "killed": Failed(WORKER_DIED), "refused": Failed("no such data")}
 
@@ -214,7 +244,7 @@ def test_a_fault_of_the_program_is_raised(plan: Plan) -> None:
     def work(item: int) -> None:
         raise ZeroDivisionError("a fault")
 
-    with closing(RayWorkers(plan, holding(ONE))) as workers, pytest.raises(ZeroDivisionError, match="a fault"):
+    with closing(RayWorkers(plan, actor_options(ONE))) as workers, pytest.raises(ZeroDivisionError, match="a fault"):
         list(workers.each(work, [1]))
 
 
@@ -229,7 +259,7 @@ def test_final_trainings_side_by_side_end_as_one_after_the_other(plan: Plan, tmp
             finalise(plan, found, Here())
         else:
             plan.config.hyperopt.max_concurrent = 2
-            with closing(RayWorkers(plan, holding(ONE))) as workers:
+            with closing(RayWorkers(plan, actor_options(ONE))) as workers:
                 finalise(plan, found, workers)
         ends[name] = json.loads((tmp_path / name / "final/final.json").read_text())
     assert ends["here"] == ends["ray"]

@@ -8,10 +8,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.ray_tune import StudySearcher
-from mistral_ner.hyperopt.study import Study
-from mistral_ner.hyperopt.watch import Watch
+from mistral_ner.hyperopt.engines.ray_tune import StudySearcher
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.event_log import EventLog
+from mistral_ner.hyperopt.study.study import Study
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,15 @@ def test_a_trial_cut_off_while_it_was_being_stopped_stops(
             },
         }
     )
-    made = optuna.create_study(direction="maximize")
-    earlier = Study(plan, made)
+    storage = optuna.storages.InMemoryStorage()
+    made = optuna.create_study(storage=storage, direction="maximize")
+    earlier = Study(plan, made, storage)
     for value in reports:
         earlier.report(earlier.ask().number, 1, {"eval_f1": value})
     earlier.end(0, stopped=True)
 
-    study = Study(plan, made)
-    searcher = StudySearcher(study, Watch(study), None)
+    study = Study(plan, made, storage)
+    searcher = StudySearcher(study, EventLog(study))
     started = searcher.suggest("a")
     assert study.trials[1].state == state
     assert (started == searcher.FINISHED) == (state == TrialState.PRUNED)

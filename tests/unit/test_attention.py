@@ -5,9 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from mistral_ner.config import check
-from mistral_ner.model import adapted
-from mistral_ner.model.attention import quick_attention
+from mistral_ner.config.check import check
+from mistral_ner.model import lend_model
+from mistral_ner.model.cpu.attention import quick_attention
 
 KINDS = {
     "mistral": {"num_key_value_heads": 1, "num_attention_heads": 2},
@@ -28,7 +28,7 @@ def test_it_is_the_same_attention(kind, bidirectional):
     batch = {"input_ids": torch.randint(5, 50, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
     batch["attention_mask"][1, 4:] = 0
     found = []
-    with adapted(config.model, ["O", "B-PER"], 0, 50) as model:
+    with lend_model(config.model, ["O", "B-PER"], 0, 50) as model:
         for quick in (False, True):
             with quick_attention(model, config) if quick else nullcontext():
                 assert model.get_base_model().config._attn_implementation == ("eager" if quick else "sdpa")
@@ -47,7 +47,7 @@ def test_it_is_the_same_attention(kind, bidirectional):
     "config", [config_of(max_length=129), config_of(attention="sdpa")], ids=["long windows", "chosen"]
 )
 def test_where_it_is_not_taken(config):
-    with adapted(config.model, ["O", "B-PER"], 0, 50) as model, quick_attention(model, config):
+    with lend_model(config.model, ["O", "B-PER"], 0, 50) as model, quick_attention(model, config):
         assert model.get_base_model().config._attn_implementation == "sdpa"
 
 
@@ -55,7 +55,7 @@ def test_where_it_is_not_taken(config):
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_it_is_taken_back_after_an_error(tuning):
     config = config_of(tuning=tuning)
-    with adapted(config.model, ["O", "B-PER"], 0, 50) as model:
+    with lend_model(config.model, ["O", "B-PER"], 0, 50) as model:
         seen = []
 
         def breaks():

@@ -2,9 +2,12 @@
 
 import numpy as np
 import torch
+from accelerate import skip_first_batches
 from torch.utils.data import BatchSampler
+from transformers import TrainingArguments
 
-from mistral_ner.batches import ByLength, batches_by_length, batches_by_tokens, collate
+from mistral_ner.training.batches import ByLength, batches_by_tokens, buffers, collate
+from mistral_ner.training.trainer import NerTrainer
 
 LENGTHS = np.random.default_rng(0).integers(3, 90, size=1003).tolist()
 
@@ -21,6 +24,32 @@ def epoch(number, seed=1, lengths=LENGTHS, size=8):
 
 def padded(batches):
     return sum(len(batch) * max(LENGTHS[index] for index in batch) for batch in batches)
+
+
+class Rows:
+    lengths = np.array(LENGTHS[:21])
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, index):
+        return {**row(self.lengths[index]), "input_ids": [index] * self.lengths[index]}
+
+
+def test_trainer_goes_through_the_batches_of_the_epoch_it_names(tmp_path):
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, data_seed=1, report_to=[], dataloader_pin_memory=False
+    )
+    trainer = NerTrainer(
+        evaluation=None, pad_id=0, model=torch.nn.Linear(1, 1), args=arguments, train_dataset=Rows(), callbacks=[]
+    )
+    loader = trainer.get_train_dataloader()
+    for number in (0, 2):
+        loader.set_epoch(number)
+        seen = [batch["input_ids"][:, 0].tolist() for batch in loader]
+        assert seen == epoch(number, lengths=Rows.lengths)
+    loader.set_epoch(2)
+    assert [batch["input_ids"][:, 0].tolist() for batch in skip_first_batches(loader, 2)] == seen[2:]
 
 
 def test_every_row_once_an_epoch():
@@ -65,7 +94,19 @@ def test_batches_by_tokens_hold_no_more_than_that():
     assert sorted(index for batch in batches for index in batch) == list(range(201))
     assert batches[0] == [200], "a row longer than a batch is one of its own"
     assert all(len(batch) * len(rows[batch[0]]["input_ids"]) <= 512 for batch in batches[1:])
-    assert len(batches) < len(list(batches_by_length(rows, 8)))
+    assert sum(len(batch) * len(rows[batch[0]]["input_ids"]) for batch in batches) < 1.1 * sum(LENGTHS[:200]) + 700
+
+
+def test_a_buffer_depends_on_the_rows_before_it_alone():
+    rows = [row(length) for length in LENGTHS]
+    whole = list(buffers(iter(rows), 500))
+    assert [one for buffer in whole for one in buffer] == rows
+    tokens = [sum(len(one["input_ids"]) for one in buffer) for buffer in whole]
+    assert all(500 <= count < 590 for count in tokens[:-1])
+    for count in (1, 100, 777):
+        some = list(buffers(rows[:count], 500))
+        assert some[:-1] == whole[: len(some) - 1]
+    assert list(buffers([], 500)) == []
 
 
 def test_activations_are_padded_like_ids():

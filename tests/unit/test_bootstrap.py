@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mistral_ner.hyperopt.bootstrap import distinguishable, interval, resampled_f1
+from mistral_ner.hyperopt.results.bootstrap import distinguishable, interval, resample_f1
 
 
 def counts(rng: np.random.Generator, sentences: int, recall: float) -> np.ndarray:
@@ -24,15 +24,15 @@ def test_the_interval_is_that_of_scipy() -> None:
     theirs = stats.bootstrap(
         tuple(run.T), f1, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=1
     ).confidence_interval
-    ours = interval(resampled_f1([run], resamples=4000))
+    ours = interval(resample_f1([run], resamples=4000))
     np.testing.assert_allclose(ours, (theirs.low, theirs.high), atol=0.004)
 
 
 def test_the_mean_of_runs_is_resampled_together() -> None:
     rng = np.random.default_rng(0)
     one, other = counts(rng, 50, 0.6), counts(rng, 50, 0.8)
-    both = resampled_f1([one, other], seed=3)
-    np.testing.assert_allclose(both, (resampled_f1([one], seed=3) + resampled_f1([other], seed=3)) / 2)
+    both = resample_f1([one, other], seed=3)
+    np.testing.assert_allclose(both, (resample_f1([one], seed=3) + resample_f1([other], seed=3)) / 2)
 
 
 def test_a_setting_is_not_distinguishable_from_itself_and_a_much_worse_one_is() -> None:
@@ -45,8 +45,8 @@ def test_a_setting_is_not_distinguishable_from_itself_and_a_much_worse_one_is() 
 
 def test_different_sentences_are_refused() -> None:
     with pytest.raises(ValueError, match="the same sentences"):
-        resampled_f1([np.ones((2, 3), dtype=int), np.ones((3, 3), dtype=int)])
+        resample_f1([np.ones((2, 3), dtype=int), np.ones((3, 3), dtype=int)])
 
 
 def test_sentences_without_entities_score_0() -> None:
-    assert interval(resampled_f1([np.zeros((5, 3), dtype=int)])) == (0.0, 0.0)
+    assert interval(resample_f1([np.zeros((5, 3), dtype=int)])) == (0.0, 0.0)

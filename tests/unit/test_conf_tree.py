@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from mistral_ner.config import (
+from mistral_ner.config.check import read
+from mistral_ner.config.schema import (
     BudgetConfig,
     DataConfig,
     HyperoptConfig,
     ModelConfig,
     TrackingConfig,
     TrainingConfig,
-    read,
 )
-from mistral_ner.hyperopt.plan import Plan
+from mistral_ner.hyperopt.spec.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -30,10 +32,10 @@ COUNTS = {
     "data": 4,
     "debug": 2,
     "hyperopt": 5,
-    "model": 6,
+    "model": 12,
     "search_space": 5,
     "tracking": 4,
-    "training": 1,
+    "training": 2,
 }
 SEARCHES = ("asha", "combined", "optuna", "random")
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
@@ -57,7 +59,7 @@ def test_the_table_of_contents() -> None:
     defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
     assert defaults[0] == "_self_"
     order = [next(iter(entry)) for entry in defaults[1:]]
-    assert order == ["model", "data", "training", "search_space", "hyperopt", "budget", "tracking", "debug"]
+    assert order == ["data", "training", "search_space", "hyperopt", "budget", "model", "tracking", "debug"]
     lines = (CONF / "config.yaml").read_text(encoding="utf-8").splitlines()
     for group in order:
         line = next(line for line in lines if line.lstrip().startswith(f"- {group}:"))
@@ -174,3 +176,15 @@ def test_the_quick_option_is_quick(compose: Any) -> None:
 def _composed(compose: Any, group: str, option: str, *overrides: str) -> Any:
     needed = [f"output_dir=out{len(overrides)}", *NEEDS.get((group, option), [])]
     return compose(f"{group}={option}", *overrides, *needed)
+
+
+def test_a_script_composes_a_search_without_another_import() -> None:
+    """As the docstring of ``search`` says; in a process of its own, since the fixture above registers the engines."""
+    code = (
+        "from hydra import compose, initialize_config_dir\n"
+        "from mistral_ner.hyperopt import search\n"
+        f"with initialize_config_dir({str(ROOT / 'conf')!r}):\n"
+        "    print(compose('config', ['hyperopt=combined', 'output_dir=.']).hyperopt.strategy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "combined\n", done.stderr

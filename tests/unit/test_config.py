@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mistral_ner.check import build, setting
-from mistral_ner.config import Config, ConfigError, Fault, ModelConfig, check, known_keys, nearest, read, to_container
+from mistral_ner.config.check import check, read
+from mistral_ner.config.schema import Config, ModelConfig, known_keys, to_container
+from mistral_ner.config.values import build, setting
+from mistral_ner.errors import ConfigError, Fault, nearest
+from mistral_ner.hyperopt.spec.plan import Plan
 
 
 def faults_of(**parts: Any) -> list[str]:
@@ -104,7 +107,7 @@ def test_what_was_resolved_once_is_data(text: str) -> None:
 def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = faults_of(output_dir=str(tmp_path / "file/x/y"), hyperopt={"results_dir": str(tmp_path / "file")})
-    below = f"must be a folder that can be made, cannot write below the file {tmp_path}/file"
+    below = f"must be a folder that can be created, found the file {tmp_path}/file in its path"
     assert found == [f"{key}: {below}\n      fix: {key}=FOLDER" for key in ("output_dir", "hyperopt.results_dir")]
     assert faults_of(output_dir="x" * 300, hyperopt={"study_name": "é" * 99}) == []
     (fault,) = faults_of(hyperopt={"study_name": "é" * 101})
@@ -151,3 +154,60 @@ def test_known_keys_are_leaves() -> None:
     assert "training" not in keys
     assert len(keys) == len(set(keys))
     assert isinstance(check({"output_dir": "o"}), Config)
+
+
+FILES = {"source": "files", "train_file": "a.conll"}
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"train_file": "a.txt"}, "data.train_file: does nothing with data=sample, found a.txt|data=files,"),
+        ({"test_file": "a.txt"}, "data.test_file: does nothing with data=sample|fix: data=files,"),
+        ({"tag_column": 3}, "data.tag_column: does nothing with data=sample, found 3|data=files data.train_file=PATH"),
+        ({"tags_key": "ner"}, "data.tags_key: does nothing with data=sample|data=files data.train_file=PATH"),
+        ({"hub_name": "a/b"}, "data.hub_name: does nothing with data=sample|data.source=hub"),
+        ({**FILES, "hub_name": "a/b"}, "data.hub_name: does nothing with data=files|data.source=hub"),
+        ({**FILES, "tokens_key": "words"}, "data.tokens_key: does nothing with files read as conll|data.format=jsonl"),
+        ({**FILES, "on_partial_word": "refuse"}, "data.on_partial_word: does nothing with files read as conll|jsonl"),
+        (
+            {**FILES, "train_file": "a.jsonl", "tag_column": 2},
+            "data.tag_column: does nothing with files read as jsonl|",
+        ),
+        ({**FILES, "train_file": "a.json.gz", "tag_column": 2}, "does nothing with files read as jsonl|conll"),
+        ({**FILES, "train_file": "a.parquet", "encoding": "latin-1"}, "data.encoding: does nothing with files read as"),
+        ({**FILES, "dev_file": "b", "dev_fraction": 0.2}, "does nothing with data.dev_file, found 0.2|dev_file=null"),
+        ({"source": "hub", "hub_name": "a/b", "dev_file": "b"}, "data.dev_file: does nothing with data.source=hub|"),
+    ],
+)
+def test_a_key_of_the_data_that_does_nothing_is_a_fault(data: dict[str, Any], text: str) -> None:
+    config = {"output_dir": "o", "data": data}
+    (fault,) = read(config, typed=True)[1]
+    for part in text.split("|"):
+        assert part in str(fault)
+    assert read(config) == (read(config)[0], []), "what an earlier version saved is read all the same"
+    with pytest.raises(ConfigError):
+        Plan.of({**config, "hyperopt": {"strategy": "random"}, "search_space": SPACE})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"token_column": "0", "tag_column": "-1"},  # the defaults of an earlier version
+        {**FILES, "dev_file": "b.jsonl", "tags_key": "ner", "tag_column": 2, "test_fraction": 0.2, "split_seed": 3},
+        {**FILES, "train_file": "brat.txt", "on_partial_word": "refuse", "sentence_end": "blank"},
+        {**FILES, "train_file": "a.parquet", "format": "conll", "tag_column": 2, "encoding": "latin-1"},
+        {"source": "hub", "hub_name": "a/b", "tags_key": "ner", "dev_fraction": 0.2},
+    ],
+)
+def test_keys_that_act_are_no_fault(data: dict[str, Any]) -> None:
+    assert read({"output_dir": "o", "data": data}, typed=True)[1] == []
+
+
+def test_an_unknown_encoding() -> None:
+    for name in ("utf9", "hex"):
+        (fault,) = faults_of(data={**FILES, "encoding": name})
+        assert f"data.encoding: must be an encoding that Python knows, found '{name}'" in fault
+
+
+SPACE = {"lora_r": {"type": "choice", "choices": [4, 8]}}

@@ -16,11 +16,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from mistral_ner.config import DataConfig, UserError
-from mistral_ner.data.encode import IGNORED, Encoded, cut, encode, encode_words
+from mistral_ner.config.schema import DataConfig
+from mistral_ner.data import windows
+from mistral_ner.data.encode import IGNORED, Encoded, cut, encode
+from mistral_ner.data.formats import read_file
 from mistral_ner.data.read import Sentence, Splits, load_splits
 from mistral_ner.data.schemes import spans
 from mistral_ner.data.windows import WordTokenizer
+from mistral_ner.errors import UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TEXTS = ["The mayor of Paris met Anna", "hello world , again !", "l\u00f6we \u4e2d\u6587 #hash 3.5"] * 3
@@ -72,12 +75,15 @@ def recovered(encoded: Encoded, name: str) -> list[list[str]]:
     return [[encoded.labels[place] for place in tag_ids[end - n : end]] for n, end in zip(lengths, ends, strict=True)]
 
 
+def encode_words(words: list[str], tokenizer: Any) -> list[list[int]]:
+    return WordTokenizer(tokenizer).encode(words)
+
+
 def test_ids_equal_those_of_the_tokenizer_on_real_sentences(minilm: Any) -> None:
     files = [SHARED / "wnut17" / "wnut17train.conll", *(SHARED / "crossner").glob("*/dev.txt")]
     seen = 0
     for file in files:
-        data = DataConfig(source="files", train_file=str(file), dev_file=str(file), test_file=str(file))
-        sentences = [sentence.tokens for sentence in load_splits(data).train][:250]
+        sentences = [sentence.tokens for sentence in read_file(file, DataConfig()).sentences[:250]]
         expected = minilm(sentences, is_split_into_words=True, add_special_tokens=False, truncation=False)["input_ids"]
         words = iter(encode_words([token for tokens in sentences for token in tokens], minilm))
         for tokens, ids in zip(sentences, expected, strict=True):
@@ -116,6 +122,17 @@ def test_a_word_without_subwords_becomes_the_unknown_token(word: str, minilm: An
     tokenizer = byte_level()
     assert tokenizer.unk_token_id is None
     assert encode_words([word], tokenizer)[0]
+
+
+def test_words_are_remembered_within_bounds(minilm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_REMEMBERED", 3)
+    words = WordTokenizer(minilm)
+    calls: list[list[str]] = []
+    own = words._ids
+    monkeypatch.setattr(words, "_ids", lambda texts: (calls.append(list(texts)), own(texts))[1])
+    sentences = [["the", "mayor", "the"], ["the", "\u200b"], ["of", "the"], ["mayor", "of"], ["of", "the"]]
+    assert [words.encode(sentence) for sentence in sentences] == [encode_words(one, minilm) for one in sentences]
+    assert calls == [["the", "mayor"], ["\u200b"], ["of"], ["mayor", "of"], ["the"]]
 
 
 def test_the_given_tokenizer_is_left_as_it_was(minilm: Any) -> None:
@@ -291,7 +308,7 @@ def test_a_damaged_cache_is_repaired(
     mended = encode(small_splits(), minilm, config(tmp_path))
     assert mended.train[:] == rows
     assert "is damaged" in caplog.text
-    assert "made again" in caplog.text
+    assert "built again" in caplog.text
     caplog.clear()
     assert encode(small_splits(), minilm, config(tmp_path)).train[:] == rows
     assert "damaged" not in caplog.text

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from omegaconf import OmegaConf
 
-from mistral_ner.config import DataConfig, UserError
+from mistral_ner.config.schema import DataConfig
+from mistral_ner.data.context import InContext
+from mistral_ner.data.formats import read_file
 from mistral_ner.data.read import Sentence, Splits, load_splits
-from mistral_ner.data.schemes import detect, spans, to_iob2
-
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-CONF = Path(__file__).parents[2] / "conf" / "data"
+from mistral_ner.data.schemes import spans
+from mistral_ner.errors import UserError
+from tests.tagging import tag_lines
 
 # adjacent entities of one type, of two types, a hashtag and a lone # as tokens, an entity that begins with #
 TRAIN = [
@@ -31,6 +30,12 @@ TRAIN = [
     Sentence(["#news", "#acme", "Inc", "\u00fcber", "\u200b", "x\u2028y"], ["O", "B-ORG", "I-ORG", "O", "O", "O"]),
     Sentence(["no", "names", "."], ["O", "O", "O"]),
 ]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings but the one that files here are train, dev and test in one, or share a sentence."""
+    found = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    return [text for text in found if "the file of train" not in text and "are in train, too" not in text]
 
 
 def columns(sentences: list[Sentence], separator: str = " ", middle: str = "") -> str:
@@ -96,7 +101,43 @@ def test_variants_of_columns_read_alike(name: str, tmp_path: Path, caplog: pytes
     assert splits.train == splits.dev == splits.test == TRAIN
     assert splits.types == ["LOC", "ORG", "PER"]
     assert splits.labels == ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x\u3000y O",
+        "x\u00a0y O",
+        "x\u00a0y\tO",
+        "x\tO",
+        "x y\tO",
+        " x \t O ",
+        "x    O",
+        "  x O",
+        "x O   ",
+        "x O \t",
+        "x\u2009NN\u2028 O",
+        "\u3000 O",
+    ],
+)
+def test_training_and_prediction_see_the_same_columns(line: str, tmp_path: Path) -> None:
+    [trained] = read_file(Path(files(tmp_path, f"{line}\n").train_file or ""), DataConfig()).sentences
+    seen: list[list[str]] = []
+
+    class Recorder:
+        context_sentences = 0
+
+        def stream(self, sentences: Iterable[InContext], done: int = 0) -> Iterator[list[Any]]:
+            for one in sentences:
+                seen.append(list(one.words))
+                yield []
+
+    tagger: Any = Recorder()
+    [written] = tag_lines(tagger, "conll", [line])
+    assert seen == [trained.tokens]
+    [again] = read_file(Path(files(tmp_path, f"{written}\n").train_file or ""), DataConfig()).sentences
+    assert (again.tokens, again.tags) == (trained.tokens, ["O"])
 
 
 def records(sentences: list[Sentence], tokens_key: str = "tokens", tags_key: str = "ner_tags") -> list[dict[str, Any]]:
@@ -164,10 +205,10 @@ def test_hub_scripts_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 # ruff: noqa: E501 (a fault a line reads best)
 BAD: dict[str, tuple[str | bytes, str, dict[str, Any], str]] = {
-    "latin-1": ("Stra\xdfe O\n".encode("latin-1"), "a.txt", {}, r"a\.txt:1: text must be UTF-8.*iconv -f LATIN1"),
+    "latin-1": ("Stra\xdfe O\n".encode("latin-1"), "a.txt", {}, r"a\.txt:1: text must be UTF-8.*data\.encoding=latin-1"),
     "latin-1, later": (b"a O\nb O\n\xdf O\n", "a.txt", {}, r"a\.txt:3: text must be UTF-8"),
-    "utf-16": ("a O\n".encode("utf-16"), "a.txt", {}, r"iconv -f UTF-16"),
-    "utf-16 without a mark": ("a O\n".encode("utf-16-le"), "a.txt", {}, r"a\.txt:1: text must not hold NUL bytes.*iconv -f UTF-16LE"),
+    "utf-16": ("a O\n".encode("utf-16"), "a.txt", {}, r"data\.encoding=utf-16"),
+    "utf-16 without a mark": ("a O\n".encode("utf-16-le"), "a.txt", {}, r"a\.txt:1: text must not hold NUL bytes.*data\.encoding=utf-16-le"),
     "nul, later": ("a O\nb\0 O\n", "a.txt", {}, r"a\.txt:2: text must not hold NUL bytes"),
     "empty token in json": ('{"tokens": [""], "ner_tags": ["O"]}', "a.jsonl", {}, r":1: a token must not be empty"),
     "half a character": ('{"tokens": ["\\ud83d"], "ner_tags": ["O"]}', "a.jsonl", {}, r":1: .* not half a surrogate pair"),
@@ -182,7 +223,7 @@ BAD: dict[str, tuple[str | bytes, str, dict[str, Any], str]] = {
     "bare type": ("a PER\n", "a.txt", {}, r"a\.txt:1: unknown tag 'PER'"),
     "prefix alone": ("a B-\n", "a.txt", {}, r"unknown tag 'B-'"),
     "lower case": ("a b-per\n", "a.txt", {}, r"unknown tag 'b-per'"),
-    "wrong column": ("a\tB-PER\tNNP\n", "a.txt", {}, r"unknown tag 'NNP'.*fix: data\.tag_column=1"),
+    "wrong column": ("a\tB-PER\tNNP\n", "a.txt", {"tag_column": 2}, r"unknown tag 'NNP'.*fix: data\.token_column=0 data\.tag_column=1\n?$"),
     "no such column": ("a O\n", "a.txt", {"tag_column": 4}, r"data\.tag_column=4 is not among the 2 columns"),
     "no such token column": ("a O\n", "a.txt", {"token_column": -3}, r"data\.token_column=-3 is not among"),
     "empty token": ("a\tO\n\tO\n", "a.txt", {}, r"a\.txt:2: a token must not be empty"),
@@ -231,7 +272,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
             tmp_path / "trian.conll",
             r"data\.train_file=.*trian\.conll: there is no such file \(did you mean 'train\.conll'\?\)",
         ),
-        (tmp_path, r"must be a file, found a folder \(with train\.conll\)"),
+        (tmp_path, r"must be a file, or a folder with \.ann files, found a folder \(with train\.conll\)"),
         (tmp_path / "none" / "x", r"no such file, nor its folder"),
     ]
     for path, message in cases:
@@ -244,9 +285,9 @@ def test_stray_inside_tags_are_repaired_with_one_warning(tmp_path: Path, caplog:
     splits = load_splits(files(tmp_path, text))
     assert splits.train[0].tags == ["B-PER", "B-ORG", "I-ORG"]
     assert splits.train[1].tags == ["B-LOC", "O", "B-LOC"]
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 3  # one for each of the three splits that are this file
-    assert re.search(r"train\.txt: 2 entities did not begin with B-: repaired in line 2, 7$", warnings[0])
+    found = warnings(caplog)
+    assert len(found) == 3  # one for each of the three splits that are this file
+    assert re.search(r"train\.txt: 2 entities did not begin with B-: repaired in line 2, 7$", found[0])
 
 
 def test_types_that_train_does_not_have_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -297,86 +338,3 @@ def test_limits_take_the_first_sentences(tmp_path: Path) -> None:
     data = files(tmp_path, many(9), max_train_sentences=3, max_dev_sentences=2, max_test_sentences=20)
     train, dev, test = first_tokens(load_splits(data))
     assert (train, dev, len(test)) == (["w0", "w1", "w2"], ["w0", "w1"], 9)
-
-
-@pytest.mark.parametrize(
-    ("tags", "scheme", "converted", "placed"),
-    [
-        (["I-A", "I-A", "B-A"], "iob1", ["B-A", "I-A", "B-A"], [0]),
-        (["O", "I-A", "I-B"], "iob1", ["O", "B-A", "B-B"], [1, 2]),
-        (["B-A", "I-A", "I-B"], "iob2", ["B-A", "I-A", "B-B"], [2]),
-        (["B-A", "E-A", "I-A", "S-A"], "bioes", ["B-A", "I-A", "B-A", "B-A"], [2]),
-        (["B-A", "L-A", "U-A", "U-A"], "bioes", ["B-A", "I-A", "B-A", "B-A"], []),
-        (["O"], "iob2", ["O"], []),
-    ],
-)
-def test_schemes(tags: list[str], scheme: str, converted: list[str], placed: list[int]) -> None:
-    assert detect([tags]) == scheme
-    assert to_iob2(tags) == (converted, placed)
-
-
-def counts(sentences: list[Sentence]) -> tuple[int, int, dict[str, int]]:
-    kinds = Counter(kind for sentence in sentences for _, _, kind in spans(sentence.tags))
-    return len(sentences), sum(len(sentence.tokens) for sentence in sentences), dict(kinds)
-
-
-def notice(folder: Path) -> Callable[[str], tuple[int, int, dict[str, int]]]:
-    """Return what the NOTICE of a data set says of a file: sentences, tokens, entities by type."""
-    text = (folder / "NOTICE").read_text()
-
-    def of(file: str) -> tuple[int, int, dict[str, int]]:
-        found = re.search(rf"{re.escape(file)}\): (\d+) sentences, (\d+) tokens, \d+ entities; labels: (.*)", text)
-        assert found
-        kinds = dict(part.rsplit(" ", 1) for part in found[3].split(", "))
-        return int(found[1]), int(found[2]), {kind: int(count) for kind, count in kinds.items()}
-
-    return of
-
-
-def test_wnut17(caplog: pytest.LogCaptureFixture) -> None:
-    folder = SHARED / "wnut17"
-    names = ["wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"]
-    train, dev, test = (str(folder / name) for name in names)
-    splits = load_splits(DataConfig(source="files", train_file=train, dev_file=dev, test_file=test))
-    for name, part in zip(names, (splits.train, splits.dev, splits.test), strict=True):
-        assert counts(part) == notice(folder)(name)
-    assert sum(token == "#" for sentence in splits.train for token in sentence.tokens) == 2
-    assert len(splits.types) == 6
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-@pytest.mark.parametrize("domain", ["ai", "literature", "music", "politics", "science"])
-def test_crossner(domain: str) -> None:
-    folder = SHARED / "crossner" / domain
-    train, dev, test = (str(folder / f"{name}.txt") for name in ("train", "dev", "test"))
-    splits = load_splits(DataConfig(source="files", train_file=train, dev_file=dev, test_file=test))
-    text = (SHARED / "crossner" / "NOTICE").read_text()
-    for name, part in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
-        found = re.search(rf"crossner/{domain} {name} .*: (\d+) sentences, (\d+) tokens, (\d+) entities", text)
-        assert found
-        sentences, tokens, kinds = counts(part)
-        assert [sentences, tokens, sum(kinds.values())] == [int(number) for number in found.groups()]
-
-
-def test_conf_files_know_exactly_the_keys_of_the_schema() -> None:
-    base = OmegaConf.load(CONF / "sample.yaml")
-    defaults = OmegaConf.to_container(OmegaConf.structured(DataConfig))
-    assert isinstance(defaults, dict)
-    assert set(base) == set(defaults)
-    assert {key: base[key] for key in base if key != "cache_dir"} == {
-        k: v for k, v in defaults.items() if k != "cache_dir"
-    }
-    found = sorted(path.stem for path in CONF.glob("*.yaml"))
-    assert found == ["conll2003", "files", "sample", "wnut17"]
-    for name in found:
-        text = (CONF / f"{name}.yaml").read_text()
-        assert text.startswith(f"# python launch.py data={name}")
-        assert set(OmegaConf.create(text)) - {"defaults"} <= set(defaults)
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = OmegaConf.load(CONF / "sample.yaml")
-    monkeypatch.delenv("MISTRAL_NER_CACHE", raising=False)
-    assert base["cache_dir"] == DataConfig().cache_dir
-    monkeypatch.setenv("MISTRAL_NER_CACHE", "/somewhere")
-    assert base["cache_dir"] == "/somewhere"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mistral_ner.config import DataConfig
+from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.read import load_splits
-from mistral_ner.data.sample import SIZES, sample_splits
-from mistral_ner.data.sample_names import NAMES
-from mistral_ner.data.sample_text import FILLERS, PATTERNS, SLOT_TYPES
+from mistral_ner.data.sample.generate import SIZES, sample_splits
+from mistral_ner.data.sample.names import NAMES
+from mistral_ner.data.sample.text import FILLERS, PATTERNS, SLOT_TYPES
 from mistral_ner.data.schemes import spans
 
 # a change of it makes earlier scores on the sample incomparable: say so in the changelog
@@ -23,7 +23,7 @@ SHA256 = "5b183c96fcac805638e955231567ce403d56f7d893d6e65609eb699fad1b927e"
 
 _PRINT = """
 import hashlib, json
-from mistral_ner.data.sample import sample_splits
+from mistral_ner.data.sample.generate import sample_splits
 content = {name: [[s.tokens, s.tags] for s in sentences] for name, sentences in sample_splits().items()}
 print(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 """

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mistral_ner.model.dropout import QuickDropout, quick_dropout
+from mistral_ner.model.cpu.dropout import QuickDropout, quick_dropout
 
 ONES = torch.ones(999, 1001)
 

@@ -13,11 +13,16 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from mistral_ner.hyperopt.asha import StudyASHA, promotion
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.samplers import pruner, quiet, sampler
-from mistral_ner.hyperopt.study import Study
-from mistral_ner.hyperopt.watch import Watch
+from mistral_ner.errors import ConfigError
+from mistral_ner.hyperopt.engines.scheduler import StudyScheduler
+from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.event_log import EventLog
+from mistral_ner.hyperopt.study.opening import lead_study
+from mistral_ner.hyperopt.study.promise import Seen
+from mistral_ner.hyperopt.study.running import SECOND
+from mistral_ner.hyperopt.study.samplers import build_pruner, build_sampler, silence_optuna
+from mistral_ner.hyperopt.study.study import Study
 
 REPORTS = 9
 SPACE = {
@@ -36,7 +41,7 @@ def plan(strategy: str = "optuna", seed: int = 1, **hyperopt: Any) -> Plan:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    quiet()
+    silence_optuna()
 
 
 def quality(values: dict[str, float]) -> float:
@@ -52,7 +57,7 @@ def proposed(kind: str, count: int, seed: int = 1) -> list[dict[str, float]]:
     made = plan(optuna_sampler=kind, seed=seed)
     study = optuna.create_study(direction="maximize")
     for number in range(count):
-        study.sampler = sampler(made, number)
+        study.sampler = build_sampler(made, number)
         trial = study.ask()
         study.tell(trial, quality(made.space.suggest(trial)))
     return [trial.params for trial in study.trials]
@@ -95,7 +100,7 @@ def test_running_trials_keep_others_away() -> None:
             here = dict.fromkeys(SPACE, BEST)
             for _ in range(running):
                 study.add_trial(optuna.create_trial(state=TrialState.RUNNING, params=here, distributions=ranges))
-            study.sampler = sampler(plan(), number)
+            study.sampler = build_sampler(plan(), number)
             trial = study.ask()
             found.append(plan().space.suggest(trial))
         assert len({tuple(values.values()) for values in found}) == len(found)
@@ -110,10 +115,10 @@ def test_running_trials_keep_others_away() -> None:
 def pruned(count: int = 40, **hyperopt: Any) -> tuple[Counter[int], set[int]]:
     """Run trials that each grow steadily; returns how many were pruned at which report, and the trials that were."""
     made = plan("optuna", optuna_sampler="Random", **hyperopt)
-    study = optuna.create_study(direction="maximize", pruner=pruner(made))
+    study = optuna.create_study(direction="maximize", pruner=build_pruner(made))
     at, which = Counter[int](), set[int]()
     for number in range(count):
-        study.sampler = sampler(made, number)
+        study.sampler = build_sampler(made, number)
         trial = study.ask()
         value = quality(made.space.suggest(trial))
         for report in range(1, REPORTS + 1):
@@ -176,13 +181,14 @@ def test_wilcoxon_stops_what_is_worse_at_every_report() -> None:
 def stops(tmp_path: Path, count: int = 60, **hyperopt: Any) -> Counter[int]:
     """Judge trials one after the other; returns how many stopped at which report, whole ones at their last."""
     made = plan("asha", results_dir=str(tmp_path), study_name="s", **{"asha_grace_period": 1, **hyperopt})
-    study = Study(made, optuna.create_study(direction="maximize"))
-    scheduler = StudyASHA(study, Watch(study), promotion(made))
+    storage = optuna.storages.InMemoryStorage()
+    study = Study(made, optuna.create_study(storage=storage, direction="maximize"), storage)
+    scheduler = StudyScheduler(study, EventLog(study))
     at = Counter[int]()
     for number in range(count):
         value = quality(study.ask().values)
         last = made.reports_per_trial
-        at[next((k for k in range(1, last) if scheduler.judge(number, k, value + k / 50)), last)] += 1
+        at[next((k for k in range(1, last) if scheduler.judge(number, k, Seen(value + k / 50))), last)] += 1
     return at
 
 
@@ -198,3 +204,61 @@ def test_each_key_of_asha(tmp_path: Path) -> None:
     brackets = stops(tmp_path, asha_brackets=2)
     assert 0 < brackets[1] < 0.9 * usual[1], "some trials begin in a bracket whose first rung is the second"
     assert stops(tmp_path, asha_type="promotion")[1] >= usual[1], "all but the best so far pause"
+
+
+# --- two metrics -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["median", "percentile", "successive_halving", "wilcoxon"])
+def test_every_pruner_stops_by_the_first_of_two_metrics(tmp_path: Path, kind: str) -> None:
+    """The trial with the best first metric runs to its end, though it is the worst by the second."""
+    chosen = {
+        "optuna_pruner": kind,
+        "second_metric": "eval_seconds",
+        "num_trials": 12,
+        "enqueue": [dict.fromkeys(SPACE, BEST)],
+    }
+    made = plan(optuna_n_startup_trials=2, results_dir=str(tmp_path), enqueue_default=False, **chosen)
+    with lead_study(made) as study:
+        while not study.complete:
+            asked = study.ask()
+            good = quality(asked.values)  # type: ignore[arg-type]
+            for report in range(1, REPORTS + 1):
+                study.report(asked.number, report, {"eval_f1": good + report / 50, "eval_seconds": good})
+                if report < REPORTS and study.is_pruned(asked.number):
+                    break
+            study.end(asked.number, stopped=report < REPORTS)
+        found = summarise(study)
+        assert study.trials[0].state == TrialState.COMPLETE
+    assert (found.best_trial, found.n_complete + found.n_pruned) == (0, 12)
+    assert found.n_pruned >= 2
+    assert found.pareto
+
+
+def test_hyperband_takes_one_metric() -> None:
+    with pytest.raises(ConfigError, match="hyperband takes studies of one metric") as said:
+        plan(optuna_pruner="hyperband", second_metric="eval_seconds")
+    assert "fix: hyperopt.optuna_pruner=successive_halving" in str(said.value)
+
+
+def test_a_stopped_trial_counts_for_both_metrics() -> None:
+    """Optuna's samplers take no stopped trial of two metrics for a poor one: all of them show what is good."""
+    made = plan(optuna_n_startup_trials=8, second_metric="eval_seconds")
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    ranges = dict.fromkeys(SPACE, FloatDistribution(0.0, 0.9))
+    for k in range(10):
+        values = {"lora_dropout": BEST + 0.07 * k, "warmup_ratio": BEST + 0.07 * k}
+        trial = optuna.create_trial(
+            state=TrialState.PRUNED,
+            params=values,
+            distributions=ranges,
+            intermediate_values={1: quality(values)},
+            user_attrs={SECOND: {"1": 1 - quality(values)}},
+        )
+        study.add_trial(trial)
+    found = []
+    for number in range(12):
+        study.sampler = build_sampler(made, number)
+        found.append(quality(made.space.suggest(study.ask())))
+    chance = [quality({"a": a, "b": b}) for a in qmc.Sobol(1, seed=1).random(16)[:, 0] * 0.9 for b in (0.1, 0.4, 0.8)]
+    assert sum(found) / len(found) > sum(chance) / len(chance) + 0.1

@@ -41,15 +41,15 @@ def assert_like_seqeval(gold, predicted, lengths, labels):
     scores = entity_scores(gold, predicted, lengths, labels)
     expected = seqeval_scores(gold, predicted, lengths, labels)
     micro = expected["micro avg"]
-    assert scores["precision"] == pytest.approx(micro["precision"], abs=1e-12)
-    assert scores["recall"] == pytest.approx(micro["recall"], abs=1e-12)
-    assert scores["f1"] == pytest.approx(micro["f1-score"], abs=1e-12)
+    assert scores["precision"] == micro["precision"]
+    assert scores["recall"] == micro["recall"]
+    assert scores["f1"] == micro["f1-score"]
     assert scores["macro_f1"] == pytest.approx(expected["macro avg"]["f1-score"], abs=1e-12)
     for name in entity_types(labels):
         entry = expected.get(name, {"precision": 0, "recall": 0, "f1-score": 0, "support": 0})
-        assert scores[f"precision_{name}"] == pytest.approx(entry["precision"], abs=1e-12)
-        assert scores[f"recall_{name}"] == pytest.approx(entry["recall"], abs=1e-12)
-        assert scores[f"f1_{name}"] == pytest.approx(entry["f1-score"], abs=1e-12)
+        assert scores[f"precision_{name}"] == entry["precision"]
+        assert scores[f"recall_{name}"] == entry["recall"]
+        assert scores[f"f1_{name}"] == entry["f1-score"]
         assert scores[f"support_{name}"] == entry["support"]
 
 

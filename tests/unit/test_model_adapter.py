@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
-from transformers import BertConfig, MistralConfig
+from transformers import AutoModelForTokenClassification, BertConfig, MistralConfig
 
-from mistral_ner.config import ModelConfig, UserError
-from mistral_ner.model import adapted, attach, base_model, detach, empty_model
+from mistral_ner.config.schema import ModelConfig
+from mistral_ner.errors import UserError
+from mistral_ner.model import attach, base_model, detach, lend_model
+from mistral_ner.model.base import remove_head
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 VOCAB = 300
@@ -102,7 +104,7 @@ def test_detach_leaves_the_base_bit_for_bit_as_it_was(random_init, checkpointing
 def test_gradient_checkpointing_changes_memory_and_not_numbers():
     results = []
     for checkpointing in (False, True):
-        with adapted(tiny(gradient_checkpointing=checkpointing, lora_dropout=0.2), LABELS, 0, VOCAB) as attached:
+        with lend_model(tiny(gradient_checkpointing=checkpointing, lora_dropout=0.2), LABELS, 0, VOCAB) as attached:
             assert any(getattr(m, "gradient_checkpointing", False) for m in attached.modules()) is checkpointing
             results.append((train(attached), adapter_bits(attached)))
     assert results[0] == results[1]
@@ -110,30 +112,30 @@ def test_gradient_checkpointing_changes_memory_and_not_numbers():
 
 def test_same_seed_same_bits_on_a_cold_and_a_warm_base():
     torch.manual_seed(123)
-    with adapted(tiny(), LABELS, seed=5, vocab_size=VOCAB) as attached:
+    with lend_model(tiny(), LABELS, seed=5, vocab_size=VOCAB) as attached:
         cold_bits = adapter_bits(attached)
         train(attached)
         trained = adapter_bits(attached)
     torch.manual_seed(456)
-    with adapted(tiny(), LABELS, seed=5, vocab_size=VOCAB) as attached:
+    with lend_model(tiny(), LABELS, seed=5, vocab_size=VOCAB) as attached:
         assert adapter_bits(attached) == cold_bits != trained
         train(attached)
         assert adapter_bits(attached) == trained
-    with adapted(tiny(), LABELS, seed=6, vocab_size=VOCAB) as attached:
+    with lend_model(tiny(), LABELS, seed=6, vocab_size=VOCAB) as attached:
         assert adapter_bits(attached) != cold_bits
 
 
 def test_loading_and_attaching_leave_the_global_random_state_alone():
     torch.manual_seed(9)
     state = torch.get_rng_state()
-    with adapted(tiny(), LABELS, 0, VOCAB):
+    with lend_model(tiny(), LABELS, 0, VOCAB):
         assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_other_labels_on_the_same_warm_base():
     base = base_model(tiny(), VOCAB)
     for labels in (LABELS, ["O", "B-X"], LABELS):
-        with adapted(tiny(), labels, 0, VOCAB) as attached:
+        with lend_model(tiny(), labels, 0, VOCAB) as attached:
             assert attached.get_base_model() is base
             assert logits(attached).shape == (*IDS.shape, len(labels))
             assert attached.config.id2label == dict(enumerate(labels))
@@ -147,7 +149,7 @@ def test_adapted_detaches_whatever_happens(kind):
     seen = outward(base)
 
     def broken_trial():
-        with adapted(tiny(), LABELS, 0, VOCAB) as attached:
+        with lend_model(tiny(), LABELS, 0, VOCAB) as attached:
             train(attached, steps=1)
             raise kind
 
@@ -158,12 +160,12 @@ def test_adapted_detaches_whatever_happens(kind):
 
 
 def test_a_second_adapter_on_one_base_is_refused():
-    with adapted(tiny(), LABELS, 0, VOCAB) as attached, pytest.raises(RuntimeError, match="detach it first"):
+    with lend_model(tiny(), LABELS, 0, VOCAB) as attached, pytest.raises(RuntimeError, match="detach it first"):
         attach(tiny(), attached.get_base_model(), LABELS, 0)
 
 
 def test_only_the_adapter_trains_and_in_float32():
-    with adapted(tiny(dtype="bfloat16"), LABELS, 0, VOCAB) as attached:
+    with lend_model(tiny(dtype="bfloat16"), LABELS, 0, VOCAB) as attached:
         trainable = {name: value for name, value in attached.named_parameters() if value.requires_grad}
         assert all("lora_" in name or "score" in name for name in trainable)
         assert {value.dtype for value in trainable.values()} == {torch.float32}
@@ -179,7 +181,7 @@ def test_a_later_token_reaches_an_earlier_one_only_when_bidirectional(attention,
     changed[:, -1] = 99
     outputs = []
     for bidirectional in (False, True, False):  # on the same warm base
-        with adapted(tiny(bidirectional=bidirectional, attention=attention), LABELS, 0, VOCAB) as attached:
+        with lend_model(tiny(bidirectional=bidirectional, attention=attention), LABELS, 0, VOCAB) as attached:
             outputs.append(logits(attached, mask=mask))
             same = torch.equal(outputs[-1][:, :-1], logits(attached, changed, mask)[:, :-1])
             assert same is not bidirectional
@@ -190,14 +192,14 @@ def test_a_later_token_reaches_an_earlier_one_only_when_bidirectional(attention,
 def test_padding_reaches_nothing_when_bidirectional():
     padded = torch.cat([IDS, torch.zeros(2, 3, dtype=torch.long)], dim=1)
     mask = (padded != 0).long()
-    with adapted(tiny(bidirectional=True), LABELS, 0, VOCAB) as attached:
+    with lend_model(tiny(bidirectional=True), LABELS, 0, VOCAB) as attached:
         torch.testing.assert_close(logits(attached, padded, mask)[:, :12], logits(attached), atol=1e-5, rtol=1e-4)
 
 
 def test_bidirectional_has_no_effect_on_an_encoder():
     outputs = []
     for bidirectional in (False, True):
-        with adapted(tiny(BERT, bidirectional=bidirectional), LABELS, 0, VOCAB) as attached:
+        with lend_model(tiny(BERT, bidirectional=bidirectional), LABELS, 0, VOCAB) as attached:
             outputs.append(logits(attached))
     assert torch.equal(*outputs)
 
@@ -217,7 +219,7 @@ LLAMA_LIKE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
     ],
 )
 def test_target_modules(random_init, wanted, targets):
-    with adapted(tiny(random_init, lora_target_modules=wanted), LABELS, 0, VOCAB) as attached:
+    with lend_model(tiny(random_init, lora_target_modules=wanted), LABELS, 0, VOCAB) as attached:
         paths = {name.split(".lora_A")[0] for name, _ in attached.named_parameters() if ".lora_A" in name}
     assert {path.rpartition(".")[2] for path in paths} == targets
     if wanted == ["layers.1.mlp.up_proj"]:
@@ -227,7 +229,7 @@ def test_target_modules(random_init, wanted, targets):
 def test_auto_falls_back_to_all_linear_for_an_architecture_that_peft_does_not_know():
     modernbert = {"model_type": "modernbert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     modernbert |= {"num_attention_heads": 4}
-    with adapted(tiny(modernbert), LABELS, 0, VOCAB) as attached:
+    with lend_model(tiny(modernbert), LABELS, 0, VOCAB) as attached:
         assert "Wqkv" in attached.peft_config["default"].target_modules
 
 
@@ -242,7 +244,10 @@ def test_auto_falls_back_to_all_linear_for_an_architecture_that_peft_does_not_kn
 def test_wrong_target_modules_name_the_nearest_and_leave_the_base_as_it_was(wanted, message):
     base = base_model(tiny(), VOCAB)
     seen = outward(base)
-    with pytest.raises(UserError, match=message), adapted(tiny(lora_target_modules=wanted), LABELS, 0, VOCAB):
+    with (
+        pytest.raises(UserError, match=message),
+        lend_model(tiny(lora_target_modules=wanted), LABELS, 0, VOCAB),
+    ):
         pass
     assert outward(base) == seen
 
@@ -258,9 +263,16 @@ def test_wrong_target_modules_name_the_nearest_and_leave_the_base_as_it_was(want
     ],
 )
 def test_scaling(settings, scaling):
-    with adapted(tiny(**settings), LABELS, 0, VOCAB) as attached:
+    with lend_model(tiny(**settings), LABELS, 0, VOCAB) as attached:
         found = {module.scaling["default"] for module in attached.modules() if hasattr(module, "lora_A")}
     assert found == {scaling}
+
+
+def attach_in_shape(model, config):
+    """A model with its adapter on meta tensors: no weights, no memory."""
+    with torch.device("meta"):
+        base = remove_head(AutoModelForTokenClassification.from_config(config))
+    return attach(model, base, LABELS, seed=0)
 
 
 def test_mistral_7b_in_shape():
@@ -275,7 +287,7 @@ def test_mistral_7b_in_shape():
         sliding_window=None,
     )
     model = ModelConfig(model_name="mistralai/Mistral-7B-v0.3", lora_r=16, bidirectional=True)
-    attached = empty_model(model, LABELS, config)
+    attached = attach_in_shape(model, config)
     hidden, inner, key_value = 4096, 14336, 8 * 128
     attention = [(hidden, hidden), (hidden, key_value), (hidden, key_value), (hidden, hidden)]
     feed_forward = [(hidden, inner), (hidden, inner), (inner, hidden)]
@@ -296,7 +308,7 @@ def test_mistral_7b_in_shape():
     assert attached.config.is_causal is False
 
 
-def test_empty_model_of_bert_puts_lora_on_query_and_value():
-    attached = empty_model(ModelConfig(lora_r=8), LABELS, BertConfig())
+def test_auto_on_bert_puts_lora_on_query_and_value():
+    attached = attach_in_shape(ModelConfig(lora_r=8, lora_target_modules="auto"), BertConfig())
     trained = sum(value.numel() for value in attached.parameters() if value.requires_grad)
     assert trained == 12 * 2 * 8 * (768 + 768) + 769 * len(LABELS)

@@ -1,15 +1,13 @@
 """Tokenizers: trained ones, packaged ones, and those built from SentencePiece files."""
 
-import hashlib
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from test_model_adapter import tiny
 
-from mistral_ner.config import ModelConfig, UserError
+from mistral_ner.config.schema import ModelConfig
+from mistral_ner.errors import UserError
 from mistral_ner.model import load_saved_tokenizer, load_tokenizer
 
 TEXT = "Angela Merkel met Zürich's mayor at O'Hare on 24 May 2019 ; U.N. staff , São Paulo 北京 🙂 said so"
@@ -34,19 +32,6 @@ def test_a_trained_tokenizer_maps_tokens_to_words_and_knows_all_text():
     assert set(encoded.word_ids(1)) == {None, 0, 1, 2}
     assert tokenizer.unk_token_id not in encoded["input_ids"][1]
     assert tokenizer.decode(encoded["input_ids"][1], skip_special_tokens=True) == " unseen Ωμέγα 𓀀"
-
-
-def test_the_same_sentences_give_the_same_tokenizer_in_every_process():
-    code = (
-        "from test_model_tokenizer import *;"
-        "print(hashlib.sha256(load_tokenizer(tiny(), SENTENCES).backend_tokenizer.to_str().encode()).hexdigest())"
-    )
-    path = ":".join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
-    )
-    own = load_tokenizer(tiny(), SENTENCES).backend_tokenizer.to_str()
-    assert done.stdout.split()[-1] == hashlib.sha256(own.encode()).hexdigest()
 
 
 def test_a_trained_tokenizer_comes_back_from_disk(tmp_path):
@@ -136,3 +121,50 @@ def test_mistrals_own_files(tmp_path):
     for text in TEXTS:
         if "<s>" not in text:
             assert tokenizer(text, add_special_tokens=False)["input_ids"] == pieces.encode(text), text
+
+
+def model_folder(folder, kind, tokenizer_class=None):
+    """A model without files of a tokenizer, and the class that it names."""
+    from transformers import CONFIG_MAPPING
+
+    CONFIG_MAPPING[kind]().save_pretrained(folder)
+    if tokenizer_class is not None:
+        (folder / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{tokenizer_class}"}}')
+    return ModelConfig(model_name=str(folder))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("canine", "CanineTokenizer"), ("t5", "ByT5Tokenizer")])
+def test_a_tokenizer_without_a_fast_form_is_refused_with_the_reason(tmp_path, kind, name):
+    with pytest.raises(UserError) as refused:
+        load_tokenizer(model_folder(tmp_path, kind, name))
+    assert str(refused.value) == (
+        f"the tokenizer of {tmp_path} has no fast form ({name} is written in Python), so nothing says which subwords "
+        "a word has\n  fix: another model.model_name, or model=minilm"
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta-v2", "xlm-roberta", "llama", "qwen3", "gemma"])
+def test_a_model_without_its_vocabulary_is_refused(tmp_path, kind):
+    """transformers makes up a tokenizer of a few special tokens, to which every word is unknown."""
+    with pytest.raises(UserError, match=r"has no vocabulary|cannot load"):
+        load_tokenizer(model_folder(tmp_path, kind))
+
+
+def test_deberta_v3_brings_a_sentencepiece_file_alone(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from mistral_ner.model.source import check_model
+
+    special = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
+    ids = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+    folder, pieces = sentencepiece_folder(
+        tmp_path, model_type="unigram", vocab_size=400, hard_vocab_limit=False, byte_fallback=False, **special, **ids
+    )
+    (folder / "tokenizer.model").rename(folder / "spm.model")
+    model = model_folder(folder, "deberta-v2")
+    save_file({"x": np.zeros(1)}, folder / "model.safetensors")
+    check_model(model)
+    tokenizer = load_tokenizer(model)
+    for words in SENTENCES[:50]:
+        assert tokenizer(" ".join(words), add_special_tokens=False)["input_ids"] == pieces.encode(" ".join(words))

@@ -7,6 +7,7 @@ import json
 import random
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_ner.config import UserError
 from mistral_ner.data.read import load_splits
+from mistral_ner.data.windows import overlapping
+from mistral_ner.data.words import split
+from mistral_ner.errors import UserError
 from mistral_ner.metrics import entity_scores, sentence_counts
-from mistral_ner.predict.tagger import Tagger, overlapping
-from mistral_ner.predict.words import split
+from mistral_ner.predict.tagger import Tagger
+from mistral_ner.training.evaluate import Forward
+from mistral_ner.training.memory import OutOfMemoryError
 
 SCRIPTS = (
     (0x20, 0x7F), (0xC0, 0x24F), (0x300, 0x36F), (0x400, 0x4FF), (0x590, 0x6FF), (0x900, 0x97F), (0xE00, 0xE7F),
@@ -90,7 +94,13 @@ def test_windows_decide_every_word_once_and_fit(lengths: list[int], room: int) -
 
 def test_words_in_the_middle_of_a_long_text_see_both_sides() -> None:
     windows = list(overlapping([1] * 1000, 100))
-    assert all(start - left >= 20 and right - end >= 20 for (start, end), (left, right) in windows[1:-1])
+    assert all(start - left >= 25 and right - end >= 25 for (start, end), (left, right) in windows[1:-1])
+    assert windows[0][0] == (0, 75)
+    assert windows[-1][1] == (900, 1000)
+
+
+def test_a_sentence_a_word_too_long_is_two_windows() -> None:
+    assert list(overlapping([1] * 101, 100)) == [((0, 75), (0, 100)), ((75, 101), (1, 101))]
 
 
 # --- trained ----------------------------------------------------------------------------------------------------
@@ -130,7 +140,7 @@ def test_it_tags_what_it_learned_at_the_right_places(tagger: Tagger) -> None:
 
 
 def test_it_reaches_the_score_of_its_training(tagger: Tagger, run: tuple[Path, dict[str, object]]) -> None:
-    from mistral_ner.config import check
+    from mistral_ner.config.check import check
 
     splits = load_splits(check(run[1]).data)
     gold, predicted = [], []
@@ -149,18 +159,68 @@ def test_it_reaches_the_score_of_its_training(tagger: Tagger, run: tuple[Path, d
     assert 2 * correct / (wanted + proposed) == pytest.approx(scores["f1"])
 
 
-def test_places_are_right_in_thousands_of_texts_at_any_batch_size(tagger: Tagger) -> None:
+def test_places_are_right_in_thousands_of_texts_at_any_batch_size(
+    tagger: Tagger, run: tuple[Path, dict[str, object]]
+) -> None:
     texts = [random_text(seed) for seed in range(2000)]
-    found = tagger.tag(texts, batch_size=64)
+    found = tagger.tag(texts)
     assert sum(map(len, found)) > 300
     for text, entities in zip(texts, found, strict=True):
         assert all(text[entity.start : entity.end] == entity.text for entity in entities)
         assert all(not entity.text[0].isspace() and not entity.text[-1].isspace() for entity in entities)
         assert all(one.end <= other.start for one, other in itertools.pairwise(entities))
-    for size in (1, 7):
-        for one, other in zip(found[:200], tagger.tag(texts[:200], batch_size=size), strict=True):
+    for tokens in (1, 100):
+        others = Tagger.load(run[0], batch_tokens=tokens).tag(texts[:200])
+        for one, other in zip(found[:200], others, strict=True):
             assert [(e.type, e.start, e.end) for e in one] == [(e.type, e.start, e.end) for e in other]
             np.testing.assert_allclose([e.score for e in one], [e.score for e in other], atol=2e-4)
+
+
+@pytest.mark.parametrize("room", [40, 1])
+def test_batches_that_do_not_fit_into_memory_are_halved(
+    tagger: Tagger, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buffers before stay as they were, and no text is lost; if one text does not fit, the error says so."""
+    own, sizes = Forward._compute, []
+
+    def compute(self: Forward, model: Any, device: Any, with_loss: bool, rows: Any) -> Any:
+        sizes.append(len(rows) * max(len(row["input_ids"]) for row in rows))
+        if sizes[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(self, model, device, with_loss, rows)
+
+    texts = ["Ada Li saw Oslo .", "we left Rome ."] * 20
+    expected = tagger.tag(texts)
+    monkeypatch.setattr(Forward, "_compute", compute)
+    if room == 1:
+        with pytest.raises(OutOfMemoryError, match=r"out of memory with \d tokens of an evaluation batch; fix: free"):
+            tagger.tag(texts)
+        return
+    for one, other in zip(tagger.tag(texts), expected, strict=True):
+        assert [(e.type, e.start, e.end) for e in one] == [(e.type, e.start, e.end) for e in other]
+    assert max(sizes) > room >= sizes[-1]
+
+
+def test_what_is_done_goes_through_no_model_and_changes_nothing(
+    tagger: Tagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long sentences lie in several buffers; of the others a buffer has several."""
+    long = ["Ada", "Li", "saw", "Oslo", "."] * 150
+    sentences = [[], ["Ada", "Li"], long, ["Bo", "left"], [], long, *([["Cy", "saw", "Rome"]] * 50), []]
+    own, rows = Forward._compute, [0]
+
+    def compute(self: Forward, model: Any, device: Any, with_loss: bool, batch: Any) -> Any:
+        rows[-1] += len(batch)
+        return own(self, model, device, with_loss, batch)
+
+    monkeypatch.setattr(Forward, "_compute", compute)
+    monkeypatch.setattr(tagger, "_forward", Forward(0, 16))
+    whole = list(tagger.stream_words(sentences))
+    for done in (1, 2, 3, 6, 40, len(sentences)):
+        rows.append(0)
+        assert list(tagger.stream_words(sentences, done))[done:] == whole[done:]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] == 0
 
 
 def test_empty_texts_keep_their_place(tagger: Tagger) -> None:
@@ -192,11 +252,11 @@ def test_a_merged_model_tags_the_same_and_plain_transformers_reads_it(
 ) -> None:
     from transformers import pipeline
 
-    from mistral_ner.config import check
-    from mistral_ner.model.stored import save_merged, saved_labels
+    from mistral_ner.config.check import check
+    from mistral_ner.model.stored import read_labels, save_merged
 
     adapter = run[0] / "adapter"
-    save_merged(check(run[1]), saved_labels(adapter), adapter, tmp_path / "merged")
+    save_merged(check(run[1]), read_labels(adapter), adapter, tmp_path / "merged")
     text = "Ada Li saw Oslo ."
     (ours,), (merged,) = tagger.tag([text]), Tagger.load(tmp_path / "merged").tag([text])
     assert [(e.type, e.start, e.end) for e in ours] == [(e.type, e.start, e.end) for e in merged]
@@ -211,13 +271,13 @@ def test_a_bidirectional_decoder_stays_one_when_plain_transformers_loads_it(
 ) -> None:
     from transformers import AutoModelForTokenClassification
 
-    from mistral_ner.config import check
-    from mistral_ner.model.stored import load_trained, merged_model, saved_labels
+    from mistral_ner.config.check import check
+    from mistral_ner.model.stored import load_trained, merge_adapter, read_labels
 
     config, adapter = check(run[1]), run[0] / "adapter"
     config.model.bidirectional = True
     size = len(load_trained(adapter).tokenizer)
-    merged_model(config.model, saved_labels(adapter), size, adapter).save_pretrained(str(tmp_path))
+    merge_adapter(config.model, read_labels(adapter), size, adapter).save_pretrained(str(tmp_path))
     plain = AutoModelForTokenClassification.from_pretrained(str(tmp_path)).eval()
     one, other = torch.tensor([[2, 50, 60, 70]]), torch.tensor([[2, 50, 60, 71]])
     with torch.inference_mode():

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mistral_ner.model import products
-from mistral_ner.model.products import wide_products
+from mistral_ner.model.cpu import products
+from mistral_ner.model.cpu.products import wide_products
 
 SETTINGS = torch.backends.mkldnn.matmul
 

@@ -14,8 +14,10 @@ import pytest
 from damage import empty, garble, truncate
 
 from mistral_ner import files
-from mistral_ner.config import Config, UserError, check
-from mistral_ner.progress import Progress, reports_on_disk
+from mistral_ner.config.check import check
+from mistral_ner.config.schema import Config
+from mistral_ner.errors import UserError
+from mistral_ner.training.checkpoint import Progress, reports_on_disk
 
 
 def report(folder: Path, progress: Progress, f1: float) -> None:
@@ -78,7 +80,7 @@ def test_damaged_state_begins_anew(
     progress = Progress.open(config)
     assert state(progress) == ([], None, None)
     assert f"{folder}: checkpoint.json is damaged (" in caplog.text
-    assert "starts again from its beginning" in caplog.text
+    assert "this training starts again" in caplog.text
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml"], (
         "no old report is left to be taken for new"
     )
@@ -107,7 +109,8 @@ def test_damaged_last_checkpoint_goes_on_from_the_best(
     damage(folder / "checkpoint/checkpoint-3/optimizer")
     assert state(Progress.open(config)) == ([0.1, 0.3], "checkpoint-2", "checkpoint-2")
     assert (
-        f"{folder}: checkpoint checkpoint-3 is damaged (optimizer); this training goes on from report 2" in caplog.text
+        f"{folder}: checkpoint checkpoint-3 is damaged (optimizer); this training continues from report 2"
+        in caplog.text
     )
     assert len((folder / "result.json").read_text().splitlines()) == 2
     caplog.clear()
@@ -161,7 +164,7 @@ def test_damaged_config(config: Config, folder: Path, damage: Damage, caplog: py
         Progress.open(config)
     (folder / "checkpoint.json").unlink()
     assert Progress.open(config).reports == []
-    assert "config.yaml is damaged; written again, since no report has been made" in caplog.text
+    assert "config.yaml is damaged; written again, since there is no report yet" in caplog.text
     assert (folder / "config.yaml").read_bytes() == whole
 
 
@@ -186,13 +189,13 @@ def test_output_dir_that_cannot_be_written(tmp_path: Path) -> None:
 )
 def test_a_full_disk_is_named(error: Exception, tmp_path: Path) -> None:
     expected = rf"cannot write in {tmp_path} \(.*\)\n  fix: make room"
-    with pytest.raises(UserError, match=expected), files.full_disk_named(tmp_path):
+    with pytest.raises(UserError, match=expected), files.name_full_disk(tmp_path):
         raise error
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), FileNotFoundError(2, "x"), KeyError(28)])
 def test_other_errors_are_none_of_a_full_disk(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)), files.full_disk_named(tmp_path):
+    with pytest.raises(type(error)), files.name_full_disk(tmp_path):
         raise error
 
 
@@ -220,3 +223,19 @@ def test_passwords_are_not_saved(tmp_path: Path) -> None:
     assert "pa:ss" not in text
     assert config.hyperopt.storage_url == url
     Progress.open(config)  # the same run still
+
+
+def test_the_folder_of_an_earlier_version_goes_on(config: Config, folder: Path, tmp_path: Path) -> None:
+    """Its config lacks the keys that have come since, and has columns 0 and -1 where they are looked for now."""
+    path = folder / "config.yaml"
+    saved = files.read_yaml(path)
+    for key in ("encoding", "on_partial_word", "sentence_end"):
+        del saved["data"][key]
+    files.write_yaml(path, {**saved, "data": {**saved["data"], "token_column": 0, "tag_column": -1}})
+    assert len(Progress.open(config).reports) == 3
+    number_first = tmp_path / "a.txt"
+    number_first.write_text("".join(f"1 {name} B-PER\n2 is O\n\n" for name in ("Ada", "Bo", "Cy", "Di")))
+    config.data.source, config.data.train_file = "files", str(number_first)
+    files.write_yaml(path, {**saved, "data": {**vars(config.data), "token_column": 0, "tag_column": -1}})
+    with pytest.raises(UserError, match=r"another config \(differs in data.tag_column, data.token_column\)"):
+        Progress.open(config)

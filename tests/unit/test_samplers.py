@@ -8,8 +8,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.samplers import INFEASIBLE, Shown, _View, sampler
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.promise import Judge
+from mistral_ner.hyperopt.study.samplers import INFEASIBLE, KnownTrials, _KnownStudy, build_sampler
 
 RATE = optuna.distributions.FloatDistribution(0.0, 0.99)
 
@@ -32,7 +33,7 @@ def proposals(kind: str, mode: str, trials: list[Any], count: int = 12) -> list[
     found = []
     for number in range(count):
         study = optuna.create_study(
-            direction="maximize" if mode == "max" else "minimize", sampler=sampler(plan(kind, mode), number)
+            direction="maximize" if mode == "max" else "minimize", sampler=build_sampler(plan(kind, mode), number)
         )
         study.add_trials(trials)
         found.append(study.ask().suggest_float("dropout", 0.0, 0.99))
@@ -68,7 +69,7 @@ def test_a_stopped_trial_is_not_under_every_whole_one() -> None:
 
 
 def test_the_study_itself_keeps_true_states() -> None:
-    study = optuna.create_study(direction="maximize", sampler=sampler(plan("TPE"), 0))
+    study = optuna.create_study(direction="maximize", sampler=build_sampler(plan("TPE"), 0))
     study.add_trials([stopped(k / 10, 0.5) for k in range(10)])
     study.ask().suggest_float("dropout", 0.0, 0.99)
     assert {trial.state for trial in study.trials[:10]} == {TrialState.PRUNED}
@@ -86,7 +87,7 @@ def test_settings_that_ran_out_of_memory_are_avoided() -> None:
             study.tell(trial, 0.5 + 0.01 * (k % 3))
     high = 0
     for number in range(20):
-        study.sampler = sampler(plan("TPE"), number)
+        study.sampler = build_sampler(plan("TPE"), number)
         high += study.ask().suggest_float("dropout", 0.0, 0.99) > 0.6
     assert high <= 4
 
@@ -96,6 +97,8 @@ def test_of_a_long_study_the_latest_trials_and_the_best_are_looked_at() -> None:
     study = optuna.create_study(direction="maximize")
     study.add_trials([stopped(0.2, 0.9 - k / 1000) for k in range(30)])
     study.add_trials([stopped(0.8, 0.1) for _ in range(700)])
-    trials = _View(study, Shown())._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = _KnownStudy(study, KnownTrials(), Judge(plan("TPE")))._get_trials(
+        deepcopy=False, states=(TrialState.COMPLETE,)
+    )
     assert [trial.number for trial in trials] == [*range(25), *range(230, 730)]
     assert proposals("TPE", "max", study.trials, count=5) == pytest.approx([0.2] * 5, abs=0.1)

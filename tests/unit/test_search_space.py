@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from mistral_ner.hyperopt.search_space import parse
+from mistral_ner.hyperopt.spec.parse import parse
 
 LR = {"type": "loguniform", "low": 1e-5, "high": 1e-3}
 

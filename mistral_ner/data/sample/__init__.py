@@ -1,0 +1,1 @@
+"""The embedded data set, generated from patterns and names."""

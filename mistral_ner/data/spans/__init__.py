@@ -1,0 +1,1 @@
+"""Text with spans of characters, as annotation tools write it."""

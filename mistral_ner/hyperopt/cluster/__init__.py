@@ -1,0 +1,1 @@
+"""Connects to Ray, checks its machines, and runs its workers."""

@@ -1,0 +1,241 @@
+"""Runs functions in this process or in Ray's workers, as many at once as the search runs trials.
+
+The Hydra Optuna sweeper engine runs its trials here (Ray Tune has workers of its own), and every search its final
+trainings. A worker serves many calls, so imports, data and the base model are loaded once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from mistral_ner.config.schema import Config
+from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.storage import hide_password
+from mistral_ner.hyperopt.study.study import WORKER_DIED
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Takes the place of a result and says why there is none."""
+
+    reason: str
+
+
+class Workers(Protocol):
+    """Calls a function for many items."""
+
+    at_once: int  # how many calls run side by side
+
+    def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
+        """Yield every item with its result, in the order in which they come.
+
+        A UserError and the death of a worker become :class:`Failed`; any other exception is raised.
+        """
+
+
+class Here:
+    """Calls the function in this process, one item after the other."""
+
+    at_once = 1
+
+    def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
+        for item in items:
+            yield item, _result(function, item)
+
+
+@dataclass(eq=False)
+class _Call:
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class RayWorkers:
+    """Ray actors that serve many calls until :meth:`close`; one that died or that a call broke is replaced.
+
+    They are actors because Ray ends the process of a task that had a GPU, and the next one would load all again.
+
+    Args:
+        plan: the search.
+        options: of the actors: ``num_cpus``, ``num_gpus``, or any other that ``ray.remote`` takes.
+        at_once: how many calls run side by side; left out, as many as the search runs trials.
+        ahead: whether :meth:`warm_up` starts workers; False if Ray may have no room for them yet.
+
+    Raises:
+        ValueError: Ray knows no such option of an actor.
+    """
+
+    def __init__(self, plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False) -> None:
+        self.at_once, self.ahead = at_once or plan.at_once, ahead
+        self._config = hide_password(plan.config)
+        self._actor = worker_class(options)
+        self._waiting: list[_Call] = []
+        self._starting: dict[Any, Any] = {}  # Ray's reference to its first call, and the actor
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[_Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> _Call:
+        """Call ``function`` in a worker as soon as one is free; return a handle that :meth:`ended` returns again."""
+        call = _Call(function, arguments)
+        self._waiting.append(call)
+        self._assign()
+        return call
+
+    def _assign(self) -> None:
+        """Give calls to idle workers, and start more workers if calls are left; Ray may not have room for all yet."""
+        while self._waiting and self._idle:
+            call, actor = self._waiting.pop(0), self._idle.pop()
+            self._busy[actor.call.remote(call.function, *call.arguments)] = call, actor
+        while len(self._starting) < len(self._waiting) and self._there < self.at_once:
+            self._begin(_do_nothing)
+
+    @property
+    def _there(self) -> int:
+        return len(self._starting) + len(self._idle) + len(self._busy)
+
+    def _begin(self, function: Callable[..., Any], *arguments: Any) -> None:
+        actor = self._actor.remote()
+        self._starting[actor.call.remote(function, *arguments)] = actor
+
+    def ended(self, seconds: float) -> list[_Call]:
+        """Wait up to ``seconds`` for a call to end; return all that have ended."""
+        import ray
+
+        waited_for = [*self._busy, *self._starting]
+        done = ray.wait(waited_for, timeout=seconds)[0] if waited_for else []
+        calls = [self._end(reference) for reference in done if reference in self._busy]
+        for reference in done:
+            if reference in self._starting and (died := self._join(reference)) is not None:
+                calls.append(died)
+        self._assign()
+        return calls
+
+    def _end(self, reference: Any) -> _Call:
+        import ray
+
+        call, actor = self._busy.pop(reference)
+        try:
+            call.result, usable = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            call.error, usable = error.cause or error, False  # the worker's state is unknown
+        except ray.exceptions.RayError:
+            call.error, usable = WorkerDiedError(WORKER_DIED), False
+        if usable:
+            self._idle.append(actor)
+        else:
+            ray.kill(actor)
+        return call
+
+    def _join(self, reference: Any) -> _Call | None:
+        """Add a worker that has started. If it died instead, return a call that fails, so that none waits for ever."""
+        import ray
+
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayTaskError:  # of a warm-up; the first call will raise it again, and be heard
+            pass
+        except ray.exceptions.RayError:
+            if not self._waiting:
+                return None
+            call = self._waiting.pop(0)
+            call.error = WorkerDiedError(WORKER_DIED)
+            return call
+        self._idle.append(actor)
+        return None
+
+    def result(self, call: _Call) -> Any:
+        """Return what a call that has ended returned, or raise what it raised.
+
+        Raises:
+            WorkerDiedError: its process is gone.
+        """
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
+        running = {self.start(_result, function, item): item for item in items}
+        while running:
+            for call in self.ended(seconds=1.0):  # not for ever, so that signals are handled
+                item = running.pop(call)
+                try:
+                    yield item, self.result(call)
+                except WorkerDiedError as error:
+                    yield item, Failed(str(error))
+
+    def warm_up(self, count: int) -> None:
+        """Start workers until there are ``count``; they import and read their data before their first call."""
+        while self.ahead and self._there < min(count, self.at_once):
+            self._begin(_warm_up, self._config)
+
+    def close(self) -> None:
+        """Kill the workers, whatever they are doing."""
+        import ray
+
+        for actor in [*self._starting.values(), *self._idle, *(actor for _, actor in self._busy.values())]:
+            ray.kill(actor)
+        self._waiting, self._starting, self._idle, self._busy = [], {}, [], {}
+
+
+class WorkerDiedError(Exception):
+    """The process of a call is gone: killed, or out of memory."""
+
+
+def actor_options(resources: dict[str, float]) -> dict[str, Any]:
+    """Return Ray's options of an actor that holds the CPUs (``cpu``) and GPUs (``gpu``) of a trial."""
+    return {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
+
+
+def worker_class(options: dict[str, Any]) -> Any:
+    """Return the class of the workers, for ``.remote()``.
+
+    Raises:
+        ValueError: Ray knows no such option of an actor.
+    """
+    import ray
+
+    return ray.remote(**options)(_Worker)
+
+
+class _Worker:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, bool]:
+        return function(*arguments), device_works()
+
+
+def _do_nothing() -> None:
+    """Return, which shows that the worker has started."""
+
+
+def _warm_up(config: Config) -> None:
+    importlib.import_module("mistral_ner.training.evaluate")
+    importlib.import_module("mistral_ner.training.fit")
+    importlib.import_module("mistral_ner.training.prepare").prepare(config)
+
+
+def _result(function: Callable[[T], R], item: T) -> R | Failed:
+    try:
+        return function(item)
+    except UserError as error:
+        return Failed(str(error))
+
+
+def device_works() -> bool:
+    """Return whether this process can still compute: after some CUDA errors, every later call fails alike."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True

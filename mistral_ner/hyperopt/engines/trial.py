@@ -1,0 +1,160 @@
+"""Runs one trial, in whichever process: calls the objective with the trial's config and passes its reports on.
+
+The config comes from the trial's folder, where the study wrote it, so that a value of a search space stays data.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mistral_ner import files
+from mistral_ner.config.schema import Config
+from mistral_ner.hyperopt.cluster.workers import device_works
+from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
+from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
+from mistral_ner.hyperopt.study.opening import open_trial
+from mistral_ner.hyperopt.study.running import RunningTrial
+from mistral_ner.hyperopt.study.study import STARTED
+from mistral_ner.hyperopt.study.trial_log import write_trial_log
+
+REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
+FAILURE = "failure"  # the key in a Ray result that says what broke the trial
+
+# What a search calls for each trial; mistral_ner.train.fit by default.
+Objective = Callable[[Config, Callable[[int, dict[str, float]], bool | None]], Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Ended:
+    """How a trial ended: what broke it, or whether the pruner stopped it."""
+
+    failure: str | None = None
+    stopped: bool = False
+
+
+def run_tune_trial(trial: dict[str, Any], objective: Objective | None = None) -> None:
+    """Run the trial in ``trial["folder"]`` and report each evaluation to Ray Tune.
+
+    An exception is reported, not raised, so that the worker serves the next trial, unless the trial has broken its
+    GPU.
+    """
+    from ray import tune  # late: other trials need no Ray
+
+    folder = Path(trial["folder"])
+    reporter = _TuneReporter(trial["metric"])
+    with write_trial_log(folder):
+        try:
+            _call(objective, folder, reporter)
+        except (Exception, SystemExit) as error:
+            log.exception("the trial failed")
+            tune.report({FAILURE: describe_error(error)})
+            if not device_works():
+                raise  # Ray Tune ends this process, and the next trial gets another
+            return
+    if reporter.stop is not None:
+        raise reporter.stop
+
+
+def run_study_trial(study_folder: Path, number: int, objective: Objective | None = None) -> Ended:
+    """Run trial ``number`` of the study in ``study_folder`` and report each evaluation to the study.
+
+    Raises:
+        UserError: the study cannot be opened.
+    """
+    folder, reporter = study_folder / trial_name(number), _StudyReporter(open_trial(study_folder, number))
+    with write_trial_log(folder):
+        try:
+            _call(objective, folder, reporter)
+        except SystemExit as end:  # ends the trial, not the process that it runs in
+            return Ended(failure=describe_error(end))
+    return Ended(stopped=reporter.stopped)
+
+
+def run_job(cfg: DictConfig, objective: Objective | None = None) -> Ended:
+    """Run the trial that a Hydra job is for: ``cfg`` says the study and the trial's number, nothing else counts."""
+    study_folder = Path(cfg.hyperopt.results_dir, cfg.hyperopt.study_name).expanduser().absolute()
+    return try_study_trial(study_folder, int(cfg.hyperopt.trial), objective)
+
+
+def try_study_trial(study_folder: Path, number: int, objective: Objective | None = None) -> Ended:
+    """Run a trial as :func:`run_study_trial` does; return an exception as the reason of its failure."""
+    try:
+        return run_study_trial(study_folder, number, objective)
+    except Exception as error:
+        log.debug("trial %d failed", number, exc_info=True)
+        return Ended(failure=describe_error(error))
+
+
+def _call(objective: Objective | None, folder: Path, report: Callable[[int, dict[str, float]], bool]) -> None:
+    with files.hold_folder(folder), files.name_full_disk(folder):
+        (objective or default_objective())(read_saved_config(folder / "config.yaml"), report)
+
+
+def default_objective() -> Objective:
+    """Return the default objective of a search: train a tagger."""
+    from mistral_ner.training.fit import fit
+
+    return fit
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception as the reason of a failed trial."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class _TuneReporter:
+    """Passes reports to Ray Tune; keeps its request to stop until ``fit`` has cleaned up."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.stop: SystemExit | None = None
+
+    def __call__(self, number: int, metrics: dict[str, float]) -> bool:
+        from ray import tune
+
+        if self.metric not in metrics:
+            raise KeyError(f"no report has the metric {self.metric!r}; there are: {', '.join(sorted(metrics))}")
+        try:
+            tune.report({**metrics, REPORT: number})
+        except SystemExit as stop:  # this is how Ray Tune ends a trial's thread
+            self.stop = stop
+        return self.stop is not None
+
+
+class _StudyReporter:
+    """Writes reports into the study; stops the trial if the pruner says so or a budget is spent."""
+
+    def __init__(self, trial: RunningTrial) -> None:
+        self.trial, self.plan, self.study = trial, trial.plan, trial.study
+        self.started: float = trial.study.user_attrs[STARTED]
+        self.stopped = False
+
+    def __call__(self, number: int, metrics: dict[str, float]) -> bool:
+        value = self.trial.record(number, metrics)
+        if not math.isfinite(value):
+            return True
+        if number >= self.plan.reports_per_trial:
+            return False
+        self.stopped = self.trial.is_pruned()
+        return self.stopped or self._budget_is_spent()
+
+    def _budget_is_spent(self) -> bool:
+        """Return whether time or the target ends the search; max_reports paid for the whole trial at its start."""
+        values = list[float]()
+        if self.plan.config.hyperopt.target is not None:  # reading all trials is not free
+            trials = self.study.get_trials(deepcopy=False)
+            values = [value for trial in trials for value in trial.intermediate_values.values()]
+        return (
+            find_spent_budget(self.plan, time.time() - self.started, any_reaches_target(self.plan, values)) is not None
+        )

@@ -1,0 +1,1 @@
+"""The specification of a search, checked before anything is created: space, plan, faults, capacity."""

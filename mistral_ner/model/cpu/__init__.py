@@ -1,0 +1,1 @@
+"""Dropout, attention and matrix products that are faster on a CPU."""

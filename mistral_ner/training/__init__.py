@@ -1,0 +1,1 @@
+"""One training: data to batches, steps, reports, checkpoints, scores."""
