@@ -24,21 +24,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 import transformers
 from machine import machine
 from steps import Clock, config_of
 
-from mistral_ner import train, trainer
 from mistral_ner.model import forget_base
-from mistral_ner.prepare import forget_prepared
+from mistral_ner.training import evaluate, fit, trainer
+from mistral_ner.training.prepare import forget_prepared
 
 HERE = Path(__file__).parent
-
-
-def shuffled(self: trainer.NerTrainer, *_: Any) -> torch.utils.data.Sampler[int]:
-    """Draw rows in random order."""
-    return torch.utils.data.RandomSampler(self.train_dataset)  # type: ignore[arg-type]
 
 
 def by_sentences(rows: Any, _: int) -> Iterator[list[int]]:
@@ -71,20 +65,25 @@ def forgotten() -> Iterator[None]:
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "batches of like length": lambda: patch.object(trainer.NerTrainer, "_get_train_sampler", shuffled),
-    "evaluation by tokens": lambda: patch.object(trainer, "batches_by_tokens", by_sentences),
+    "batches of like length": lambda: plain_trainer("get_train_dataloader"),
+    "evaluation by tokens": lambda: patch.object(evaluate, "batches_by_tokens", by_sentences),
     "base model and data kept": forgotten,
-    "light checkpoints": lambda: patch.object(trainer.NerTrainer, "_save", transformers.Trainer._save),
-    "light collections": lambda: patch.object(train, "_light_collections", whole_collections),
-    "quick dropout": lambda: patch.object(train, "quick_dropout", torchs_own),
-    "attention by plain products": lambda: patch.object(train, "quick_attention", torchs_own),
+    "light checkpoints": lambda: plain_trainer("save_model"),
+    "light collections": lambda: patch.object(fit, "light_collections", whole_collections),
+    "quick dropout": lambda: patch.object(fit, "quick_dropout", torchs_own),
+    "attention by plain products": lambda: patch.object(fit, "quick_attention", torchs_own),
     "bf16 where there are units for it": lambda: in_fp32(),
 }
 
 
+def plain_trainer(method: str) -> AbstractContextManager[Any]:
+    """Let a method be Trainer's own."""
+    return patch.object(trainer.NerTrainer, method, getattr(transformers.Trainer, method))
+
+
 def in_fp32() -> AbstractContextManager[Any]:
     """Compute in float32."""
-    return patch.object(train, "precision", lambda _: "fp32")
+    return patch.object(fit, "precision", lambda _: "fp32")
 
 
 def main() -> None:
@@ -110,7 +109,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     run(args, folder, "warm")
     rows = [pairs(args, folder, name, {}, {}, without) for name, without in WITHOUT.items()]
     with in_fp32():
-        by_mkl = functools.partial(patch.object, train, "wide_products", contextlib.nullcontext)
+        by_mkl = functools.partial(patch.object, fit, "wide_products", contextlib.nullcontext)
         rows.append(pairs(args, folder, "products by oneDNN (of precision=fp32)", {}, {}, by_mkl))
     run(args, folder, "warm-prefix", lora_layers="top:2")
     upper = {"lora_layers": "top:2"}
@@ -125,7 +124,7 @@ def run(args: argparse.Namespace, folder: Path, name: str, **model: Any) -> dict
     config = config_of(args, folder, name, 1, **model)
     config.training.reports = 5
     clock = Clock()
-    train.fit(config)
+    fit.fit(config)
     return clock.read("run")
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import optuna
 import yaml
 
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.samplers import quiet, sampler
-from mistral_ner.hyperopt.storage import storage
-from mistral_ner.hyperopt.study import Study
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.samplers import build_sampler, silence_optuna
+from mistral_ner.hyperopt.study.storage import open_storage
+from mistral_ner.hyperopt.study.study import Study
 
 HERE = Path(__file__).parent
 SIZES = (10, 1_000, 10_000)
@@ -30,7 +30,7 @@ PAIRS = 7
 
 def main() -> None:
     """Fill journals, time what a search does with them, write the figures."""
-    quiet()
+    silence_optuna()
     figures = {}
     for size in SIZES:
         with tempfile.TemporaryDirectory() as folder:
@@ -43,12 +43,12 @@ def timed(folder: Path, size: int) -> dict[str, float]:
     """Return median seconds of each operation in a study of ``size`` finished trials, and the journal's size."""
     plan = make_plan(folder)
     folder.joinpath("s").mkdir()
-    url = storage(plan.folder, None)
-    made = optuna.create_study(study_name="s", storage=url, direction="maximize", sampler=sampler(plan, 0))
+    storage = open_storage(plan.folder, None)
+    made = optuna.create_study(study_name="s", storage=storage, direction="maximize", sampler=build_sampler(plan, 0))
     fill(made, plan, size)
     journal = next(plan.folder.glob("*.journal")).stat().st_size
-    opening = once(lambda: optuna.load_study(study_name="s", storage=storage(plan.folder, None)).get_trials())
-    study = Study(plan, made)
+    opening = once(lambda: optuna.load_study(study_name="s", storage=open_storage(plan.folder, None)).get_trials())
+    study = Study(plan, made, storage)
     asks, reports, ends = [], [], []
     for _ in range(PAIRS):
         number: list[int] = []

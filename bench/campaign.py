@@ -32,10 +32,11 @@ PATHS = [str(HERE.parent), str(HERE), str(HERE.parent / "tests/integration")]
 sys.path[:0] = [path for path in PATHS if path not in sys.path]
 
 from arithmetic import REPORTS, value_of  # noqa: E402
+from campaign_cases import CASES, Case, Figures  # noqa: E402
 from campaign_life import DEATHS, ORDERS  # noqa: E402
 from optuna.trial import FrozenTrial, TrialState  # noqa: E402
 
-from mistral_ner.hyperopt.leader import look  # noqa: E402
+from mistral_ner.hyperopt.study.opening import read_study  # noqa: E402
 
 SECONDS = 0.1  # of a report
 PATIENCE = 600.0  # seconds that a life may take
@@ -44,64 +45,6 @@ PATIENCE = 600.0  # seconds that a life may take
 _DRIVER_WRITES = (("study.journal", 30), ("config.yaml", 3))
 _RESULTS = ("summary.json", "trials.csv", "best_config.yaml", "report.html")
 _WORKER_WRITES = ("checkpoint.json", "result.json")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A search to be killed: how it runs, and how often it is killed in which way."""
-
-    name: str
-    strategy: str
-    hyperopt: dict[str, Any]
-    kills: dict[str, int]  # kind to how often
-
-    @property
-    def trials(self) -> int:
-        """How many trials it takes for the kills to find something to kill: ASHA stops most of them."""
-        return 30 if self.strategy in ("combined", "asha") else 14
-
-    @property
-    def in_ray(self) -> bool:
-        """Whether it has workers that can be killed."""
-        return self.strategy in ("combined", "asha") or self.hyperopt["max_concurrent"] > 1
-
-
-_IN_RAY = {"start": 1, "driver": 1, "driver in a write": 2, "everything": 1, "worker": 5, "worker in a write": 3}
-_IN_PROCESS = {"start": 2, "driver": 6, "driver in a write": 8, "everything": 2}
-_AT_THE_END = {"results": 1}
-_MEDIAN = {"optuna_pruner": "median", "optuna_n_startup_trials": 3}
-CASES = [
-    Case("combined", "combined", {"max_concurrent": 2}, _IN_RAY | _AT_THE_END),
-    Case("asha", "asha", {"max_concurrent": 2}, _IN_RAY | _AT_THE_END),
-    Case("asha, promotion", "asha", {"max_concurrent": 2, "asha_type": "promotion"}, _IN_RAY | _AT_THE_END),
-    Case(
-        "optuna",
-        "optuna",
-        {"max_concurrent": 1, **_MEDIAN},
-        _IN_PROCESS | _AT_THE_END,
-    ),
-    Case(
-        "optuna in Ray",
-        "optuna",
-        {"max_concurrent": 2, **_MEDIAN},
-        _IN_RAY | _AT_THE_END,
-    ),
-    Case("random", "random", {"max_concurrent": 1}, _IN_PROCESS | _AT_THE_END),
-    Case("random in Ray", "random", {"max_concurrent": 2}, _IN_RAY | _AT_THE_END),
-]
-
-
-@dataclass
-class Figures:
-    """What was done to a search, and what it cost."""
-
-    kills: dict[str, int] = field(default_factory=dict)
-    lives: int = 0  # processes that led it
-    trials: int = 0
-    reports: int = 0
-    without_ray: int = 0  # lives that ended before they began
-    begun_again: int = 0  # reports that a kill cut off in the middle
-    seconds: float = 0.0
 
 
 @dataclass
@@ -250,7 +193,7 @@ class Campaign:
             return
         now = {
             trial.number: (trial.state, trial.values, trial.intermediate_values, trial.params, trial.datetime_complete)
-            for trial in look(self.folder / "s").trials
+            for trial in read_study(self.folder / "s").trials
             if trial.state.is_finished()
         }
         changed = {number for number, was in self._ended.items() if now.get(number) != was}
@@ -259,12 +202,12 @@ class Campaign:
 
     def _audit(self) -> None:
         study = self.folder / "s"
-        trials = look(study).trials
+        trials = read_study(study).trials
         numbers = [trial.number for trial in trials]
         assert numbers == list(range(self.trials)), f"{self.case.name}: trials {numbers}"
         folders = sorted(path.name for path in study.glob("trial_*"))
         assert folders == [f"trial_{number:04d}" for number in numbers], f"{self.case.name}: folders {folders}"
-        rungs = look(study).plan.rungs if self.case.strategy in ("combined", "asha") else range(1, REPORTS)
+        rungs = read_study(study).plan.rungs if self.case.strategy in ("combined", "asha") else range(1, REPORTS)
         for trial in trials:
             self._audit_trial(trial, study / f"trial_{trial.number:04d}", list(rungs))
         written = json.loads((study / "summary.json").read_text())
@@ -345,7 +288,7 @@ def unbroken(case: Case, folder: Path, trials: int) -> dict[int, FrozenTrial]:
     command = [sys.executable, str(HERE / "campaign_life.py"), json.dumps({**told, "seconds": 0.0, "order": None})]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
     subprocess.run(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return {trial.number: trial for trial in look(folder / "s").trials}
+    return {trial.number: trial for trial in read_study(folder / "s").trials}
 
 
 def campaign(case: Case, seed: int, trials: int = 14) -> Figures:

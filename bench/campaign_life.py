@@ -12,15 +12,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from arithmetic import config, value_of
 
+from mistral_ner import files
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.storage import Journal
-from mistral_ner.progress import Progress, reports_on_disk
+from mistral_ner.hyperopt.study.storage import Journal
+from mistral_ner.training.checkpoint import Progress, reports_on_disk
 
 ORDERS, DEATHS = "orders", "deaths.txt"  # beside the study's folder
 
@@ -83,13 +85,26 @@ def die_in_a_write(folder: Path, who: str, of: str, nth: int, cut: float) -> Non
         left -= 1
         if left == 0:  # nobody else may write before the lock is let go of
             last = len(json.dumps(logs[-1], separators=(",", ":"))) + 1
-            journal._lock.release = lambda: die(journal.path, last)  # type: ignore[method-assign]
+            files.hold_for_a_write = die_holding(lambda: die(journal.path, last))
         append(journal, logs)
 
     if of == "study.journal":
         Journal.append_logs = append_logs  # type: ignore[method-assign]
     else:
         os.fsync = fsync
+
+
+def die_holding(die: Callable[[], None]) -> Callable[[Path], AbstractContextManager[None]]:
+    """Return a ``hold_for_a_write`` whose process dies after the write, while it still holds the lock."""
+    hold = files.hold_for_a_write
+
+    @contextlib.contextmanager
+    def held(path: Path) -> Iterator[None]:
+        with hold(path):
+            yield
+            die()
+
+    return held
 
 
 def live(folder: Path, strategy: str, hyperopt: dict[str, Any], seconds: float, order: dict[str, Any] | None) -> None:

@@ -100,9 +100,9 @@ def asleep() -> float:
         search(config, objective)
         over.set()
         thread.join()
-        from mistral_ner.hyperopt.leader import look
+        from mistral_ner.hyperopt.study.opening import read_study
 
-        begun = max(t.datetime_start.timestamp() for t in look(Path(folder) / "s").trials[2:] if t.datetime_start)
+        begun = max(t.datetime_start.timestamp() for t in read_study(Path(folder) / "s").trials[2:] if t.datetime_start)
     # the second pair of trials: from two seconds after its start to two before its end
     inside = [(at, cpu) for at, cpu in seen if begun + 2 < at < begun + SLEEP - 2]
     return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])

@@ -20,8 +20,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-import mistral_ner.hyperopt.plugins  # noqa: F401  registers the engines with Hydra
-from mistral_ner.config import Config, check
+import mistral_ner.hyperopt.sweepers  # noqa: F401  registers the engines with Hydra
+from mistral_ner.config.schema import Config
 
 HERE = Path(__file__).parent
 TRIALS, SLOTS, SHORT, LONG = 40, 4, 0.2, 4.0
@@ -44,9 +44,9 @@ def asleep(config: Config, report: Callable[[int, dict[str, float]], Any]) -> No
 @hydra.main(config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> Any:
     """Run one job of the search."""
-    from mistral_ner.hyperopt.job import run_job
+    from mistral_ner.hyperopt.engines.trial import run_job
 
-    return run_job(check(cfg), int(cfg.hyperopt.trial), asleep)
+    return run_job(cfg, asleep)
 
 
 def figures(folder: Path) -> dict[str, Any]:

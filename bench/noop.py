@@ -83,7 +83,7 @@ def in_a_process(side: str, trials: int) -> dict[str, Any]:
 def ours(folder: Path, trials: int) -> dict[str, Any]:
     """A search through :func:`mistral_ner.hyperopt.search`, with an objective that only reports."""
     from mistral_ner.hyperopt import search
-    from mistral_ner.hyperopt.leader import look
+    from mistral_ner.hyperopt.study.opening import read_study
 
     def objective(config: Any, report: Any) -> None:
         rate = config.training.learning_rate
@@ -110,7 +110,7 @@ def ours(folder: Path, trials: int) -> dict[str, Any]:
         begun = time.time()
         search(config, objective)
         whole = time.time() - begun
-    found = look(folder / "s").trials
+    found = read_study(folder / "s").trials
     figures = measured(begun, [trial.datetime_complete for trial in found], memory)
     states = [trial.state.name for trial in found]
     return {**figures, "with_tables_and_report_s": round(whole, 2), "complete": states.count("COMPLETE")}
@@ -165,7 +165,7 @@ def space() -> dict[str, Any]:
 
 def suggest(trial: Any) -> None:
     """Suggest the default search space to an Optuna trial."""
-    from mistral_ner.hyperopt.search_space import parse
+    from mistral_ner.hyperopt.spec.parse import parse
 
     parse(space())[0].suggest(trial)
 

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import yaml
-from regret import HERE, REPORTS, SLOTS, Table, band, make_plan
+from regret import band, make_plan
+from replay import HERE, Table, replay
 
-from mistral_ner.hyperopt.asha import StudyASHA
-from mistral_ner.hyperopt.samplers import quiet, sampler
-from mistral_ner.hyperopt.study import Study
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.samplers import silence_optuna
 
 TABLE = Path(HERE / "results/curves_music.csv")
 LEARNED = 0.05  # a best F1 under this is no training that a seed moves
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20, help="of a search; what make dev runs")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.014, 0.06], help="standard deviations, F1")
     args = parser.parse_args()
-    quiet()
+    silence_optuna()
     block = yaml.safe_load((HERE.parent / "conf/search_space/lora.yaml").read_text())
     figures: dict[str, Any] = {"searches": args.searches, "trials": args.trials}
     for noise in args.noise:
@@ -68,31 +67,11 @@ def best_and_mean(block: dict[str, Any], seed: int, noise: float, trials: int) -
     return float(curves[setting].max()), float(means[setting])
 
 
-def winner(plan: Any, table: Table, curves: np.ndarray, trials: int) -> int:
+def winner(plan: Plan, table: Table, curves: np.ndarray, trials: int) -> int:
     """Run one search on ``curves`` and return the recorded setting of its best complete trial."""
-    study = Study(plan, optuna.create_study(direction="maximize", sampler=sampler(plan, 0)))
-    asha = StudyASHA(study, None, None)  # type: ignore[arg-type]
-    slots: list[tuple[int, int, int]] = []
-    best: tuple[float, int] | None = None
-    asked = 0
-    while slots or asked < trials:
-        while len(slots) < SLOTS and asked < trials:
-            trial = study.ask()
-            asked += 1
-            slots.append((trial.number, table.nearest(trial.values), 0))
-        number, setting, made = slots.pop(0)
-        report, value = made + 1, float(curves[setting][made])
-        study.report(number, report, {"eval_f1": value})
-        if report == REPORTS:
-            study.end(number)
-            top = (float(curves[setting].max()), setting)
-            best = top if best is None or top[0] > best[0] else best
-        elif asha.judge(number, report, value):
-            study.end(number, stopped=True)
-        else:
-            slots.append((number, setting, report))
-    assert best is not None
-    return best[1]
+    plan.config.hyperopt.num_trials = trials
+    study, _ = replay(plan, lambda values: {"eval_f1": curves[table.nearest(values)].tolist()})
+    return table.nearest(plan.space.decode(study.optuna.best_trial.params))
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def encoded(data: Path, tokenizer: Any) -> tuple[Any, Any, list[str]]:
     """Return training and evaluation rows with a label at each word's first subword, and the labels."""
     import datasets
 
-    from mistral_ner.config import DataConfig
+    from mistral_ner.config.schema import DataConfig
     from mistral_ner.data.read import load_splits
 
     files = {f"{split}_file": str(data / f"{split}.txt") for split in ("train", "dev", "test")}

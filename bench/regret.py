@@ -3,8 +3,8 @@
 .venv/bin/python bench/regret.py  writes results/regret.csv, results/regret.json, results/regret.svg
 
 A proposal is answered with the curve of the nearest of the 150 recorded settings (curves_music.csv; distance in the
-unit cube of the space, choices by rank). Sampler, study, ASHA and the order in which reports reach them are the code of
-a search; only Ray and the training are left out: four slots make a report each in turn.
+unit cube of the space, choices by rank). That table holds no losses, so that F1 judges at the rungs; bench/rules.py
+compares ways to judge. replay.py says what of a search is real here.
 """
 
 from __future__ import annotations
@@ -14,58 +14,26 @@ import csv
 import json
 import math
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import yaml
+from replay import HERE, REPORTS, Table, replay
 
-from mistral_ner.hyperopt.asha import StudyASHA
-from mistral_ner.hyperopt.plan import Plan
-from mistral_ner.hyperopt.samplers import quiet, sampler
-from mistral_ner.hyperopt.search_space import SearchSpace
-from mistral_ner.hyperopt.study import Study
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.samplers import silence_optuna
+from mistral_ner.hyperopt.study.study import Study
 
-HERE = Path(__file__).parent
-REPORTS = 9
 SLOTS = 4
 BUDGET = 50 * REPORTS
-STRATEGIES = ("random", "asha", "optuna", "combined, stopped trials told COMPLETE", "combined")
-
-
-class Table:
-    """The recorded settings, and the curve of the one nearest to a proposal."""
-
-    def __init__(self, path: Path, space: SearchSpace) -> None:
-        self.space = space
-        rows = list(csv.DictReader(path.open()))
-        self.points = np.array([self.unit({p.name: float(row[p.name]) for p in space}) for row in rows])
-        self.curves = np.array([[float(row[f"f1_{k}"]) for k in range(1, REPORTS + 1)] for row in rows])
-        self.best = float(self.curves.max())
-
-    def unit(self, values: dict[str, Any]) -> list[float]:
-        """Return settings as numbers from 0 to 1."""
-        place = []
-        for p in self.space:
-            value = float(values[p.name])
-            if p.kind == "choice":
-                place.append(list(p.choices).index(value) / (len(p.choices) - 1))
-            elif p.kind.startswith("log"):
-                place.append(math.log(value / p.low) / math.log(p.high / p.low))
-            else:
-                place.append((value - p.low) / (p.high - p.low))
-        return place
-
-    def curve(self, values: dict[str, Any]) -> np.ndarray:
-        """Return the metric at each report, shape (reports,)."""
-        return np.asarray(self.curves[self.nearest(values)])
-
-    def nearest(self, values: dict[str, Any]) -> int:
-        """Return the recorded setting that is nearest."""
-        distance = ((self.points - np.array(self.unit(values))) ** 2).sum(axis=1)
-        return int(distance.argmin())
+STRATEGIES = (
+    "random",
+    "asha",
+    "optuna",
+    "combined, stopping, told COMPLETE",
+    "combined, stopping",
+    "combined",
+)
 
 
 def main() -> None:
@@ -73,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30)
     args = parser.parse_args()
-    quiet()
+    silence_optuna()
     block = yaml.safe_load((HERE.parent / "conf/search_space/lora.yaml").read_text())
     regrets: dict[str, np.ndarray] = {}
     table = None
@@ -82,7 +50,7 @@ def main() -> None:
         for seed in range(args.seeds):
             plan = make_plan(strategy, block, seed)
             table = table or Table(HERE / "results/curves_music.csv", plan.space)
-            runs.append(replay(plan, table, told_complete="COMPLETE" in strategy))
+            runs.append(regret(plan, table, told_complete="COMPLETE" in strategy))
         regrets[strategy] = np.array(runs)
         print(strategy, np.round(regrets[strategy].mean(axis=0)[[44, 134, 224, 449]], 4), flush=True)
     write(regrets)
@@ -102,6 +70,8 @@ def make_plan(strategy: str, block: dict[str, Any], seed: int) -> Plan:
                 "optuna_sampler": "TPE" if name in ("combined", "optuna") else "Random",
                 "num_trials": BUDGET,
                 "max_concurrent": SLOTS,
+                **({"judge": "metric"} if name in ("combined", "asha") else {}),
+                **({"asha_type": "stopping"} if "stopping" in strategy else {}),
                 "enqueue_default": False,
                 "results_dir": tempfile.mkdtemp(),
             },
@@ -109,36 +79,16 @@ def make_plan(strategy: str, block: dict[str, Any], seed: int) -> Plan:
     )
 
 
-def replay(plan: Plan, table: Table, told_complete: bool) -> np.ndarray:
+def regret(plan: Plan, table: Table, told_complete: bool) -> np.ndarray:
     """Run one search and return the regret after each report, shape (BUDGET,)."""
-    made = optuna.create_study(direction="maximize", sampler=sampler(plan, 0))
-    study = Study(plan, made)
-    asha = StudyASHA(study, None, None) if plan.asha else None  # type: ignore[arg-type]
-    end: Callable[..., Any] = study.end
-    if told_complete:
-        end = lambda number, stopped: tell_complete(study, number)  # noqa: E731
-    slots: list[tuple[int, np.ndarray, int]] = []
-    best, regret = 0.0, []
-    while len(regret) < BUDGET:
-        while len(slots) < SLOTS:
-            asked = study.ask()
-            slots.append((asked.number, table.curve(asked.values), 0))
-        number, curve, made_reports = slots.pop(0)
-        report, value = made_reports + 1, float(curve[made_reports])
-        study.report(number, report, {"eval_f1": value})
-        best = max(best, value)
-        regret.append(table.best - best)
-        if (asha is not None and asha.judge(number, report, value)) or report == REPORTS:
-            end(number, stopped=True)
-        else:
-            slots.append((number, curve, report))
-    return np.array(regret)
+    _, scores = replay(plan, table.near, BUDGET, tell_complete if told_complete else None)
+    return table.best - np.maximum.accumulate([0.0, *scores])[1:]
 
 
 def tell_complete(study: Study, number: int) -> None:
     """End a trial as Ray's own bridge to Optuna does: COMPLETE with its last value, wherever it was stopped."""
     values = study.reports_of(number)
-    study.optuna.tell(study._running.pop(number), values[max(values)])
+    study.optuna.tell(study._running.pop(number).trial, values[max(values)])
 
 
 def write(regrets: dict[str, np.ndarray]) -> None:
@@ -180,7 +130,7 @@ def band(values: np.ndarray) -> tuple[float, float]:
 def draw(regrets: dict[str, np.ndarray]) -> None:
     """Draw regret against reports, with bands."""
     width, height, left, top = 760, 420, 60, 20
-    colours = ["#888888", "#e69f00", "#56b4e9", "#cc79a7", "#009e73"]
+    colours = ["#888888", "#e69f00", "#56b4e9", "#cc79a7", "#0072b2", "#009e73"]
     highest = max(runs.mean(axis=0)[8] for runs in regrets.values())
 
     def point(step: int, value: float) -> str:

@@ -44,7 +44,7 @@ def searched(data: Path, folder: Path, trials: int) -> None:
     """Search with the default config; only data, number of trials and folders are given."""
     from hydra import compose, initialize_config_dir
 
-    import mistral_ner.hyperopt.plugins  # noqa: F401  registers the engines with Hydra
+    import mistral_ner.hyperopt.sweepers  # noqa: F401  registers the engines with Hydra
     from mistral_ner.hyperopt import search
 
     overrides = [
@@ -71,7 +71,7 @@ def timed_fit() -> Any:
         from transformers import TrainerCallback
 
         from mistral_ner.train import fit
-        from mistral_ner.trainer import NerTrainer
+        from mistral_ner.training.trainer import NerTrainer
 
         seen: dict[str, Any] = {"process": os.getpid(), "begun": begun, "training": 0.0, "evaluation": 0.0, "steps": 0}
         seen |= {"cpu": time.process_time(), "cpu_in_steps": 0.0}
@@ -119,10 +119,10 @@ def timed_fit() -> Any:
 
 def figures(folder: Path) -> dict[str, Any]:
     """Return shares and seconds from the times that the trials wrote down and those in the study."""
-    from mistral_ner.hyperopt.leader import look
-    from mistral_ner.hyperopt.plan import trial_name
+    from mistral_ner.hyperopt.spec.plan import trial_name
+    from mistral_ner.hyperopt.study.opening import read_study
 
-    trials = look(folder).trials
+    trials = read_study(folder).trials
     rows = []
     for trial in trials:
         row = json.loads((folder / trial_name(trial.number) / "times.json").read_text())

@@ -18,10 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mistral_ner.hyperopt.bootstrap import distinguishable, interval, resampled_f1
-from mistral_ner.hyperopt.plan import saved_config, trial_name
+from mistral_ner.hyperopt.results.bootstrap import distinguishable, interval, resample_f1
+from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
 from mistral_ner.metrics import Score
-from mistral_ner.score import score
+from mistral_ner.training.evaluate import score
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -114,7 +114,7 @@ def _scored(folder: Path, trial: int) -> dict[str, Any]:
     for split in ("dev", "test"):
         found = _score(folder / trial_name(trial), split)
         row[f"{split}_f1"] = found.metrics["f1"]
-        row[f"{split}_f1_interval"] = interval(resampled_f1([found.counts]))
+        row[f"{split}_f1_interval"] = interval(resample_f1([found.counts]))
     return row
 
 
@@ -126,7 +126,7 @@ def _difference(folder: Path, final: dict[str, Any]) -> dict[str, Any]:
         name = "default" if result["trial"] is None else trial_name(result["trial"])
         runs = [folder / "final/candidates" / f"{name}_seed_{seed}" for seed in final["seeds"]]
         counts.append([_score(run, "test").counts for run in runs])
-    difference = resampled_f1(counts[0]) - resampled_f1(counts[1])
+    difference = resample_f1(counts[0]) - resample_f1(counts[1])
     return {
         "mean": float(difference.mean()),
         "interval": interval(difference),
@@ -135,7 +135,7 @@ def _difference(folder: Path, final: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(folder: Path, split: str) -> Score:
-    found = score(saved_config(folder / "config.yaml"), folder / "adapter", split)
+    found = score(read_saved_config(folder / "config.yaml"), folder / "adapter", split)
     assert found is not None
     return found
 
