@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import functools
+import io
 import itertools
 import json
 import logging
@@ -20,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 import yaml
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -45,12 +46,12 @@ def open_mode(mode: int) -> int:
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[TextIO]:
+def replace_bytes(path: Path) -> Iterator[BinaryIO]:
     """Lend a file to write into; it replaces ``path`` when the block ends, and is deleted if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -59,6 +60,15 @@ def replace_file(path: Path) -> Iterator[TextIO]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[TextIO]:
+    """Lend a text file in UTF-8, as :func:`replace_bytes` lends one of bytes."""
+    with replace_bytes(path) as file:
+        text = io.TextIOWrapper(file, "utf-8")
+        yield text
+        text.detach()  # which writes what it holds
 
 
 def write_text(path: Path, text: str) -> None:
@@ -134,14 +144,16 @@ _PIECE = 1 << 20  # bytes
 
 
 @contextmanager
-def hold(path: Path, timeout: float) -> Iterator[None]:
+def hold(path: Path, timeout: float, keep: bool = True) -> Iterator[None]:
     """Hold the lock file at ``path``; the kernel releases it if the process dies. A thread may hold it twice.
 
     A file system without locks gets a lock file that says who holds it; one of a dead process of this machine is taken.
 
     Args:
-        path: the lock file; it is never deleted, so that nobody can lock another file of that name.
+        path: the lock file.
         timeout: seconds to wait for another process; 0 tries once.
+        keep: leave the lock file there. Without it, it is deleted by who holds it; filelock begins again where the
+            file that it has locked has no name any more, so that nobody locks another file than the others.
 
     Raises:
         filelock.Timeout: another process holds it.
@@ -158,6 +170,8 @@ def hold(path: Path, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
+        if not keep:
+            path.unlink(missing_ok=True)
         lock.release()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,5 +12,5 @@ from mistral_ner.predict.source import Source
 
 def tag_lines(tagger: Any, kind: str, texts: Iterable[str], reading: Reading | None = None) -> list[str]:
     """Return the lines that come back for those of a file called x.conll."""
-    source = Source(io.BytesIO(), "x.conll", kind, enumerate(texts, 1))
+    source = Source("x.conll", kind, enumerate(texts, 1))
     return [line for tagged in tag_items(tagger, read_items(source, reading or Reading())) for line in tagged.lines]

@@ -105,7 +105,7 @@ def _cross_key_faults(config: Config) -> list[Fault]:
         words = 1 if data.tag_column == "0" else 0
         fix = f"data.token_column={words} data.tag_column={data.tag_column}"
         faults.append(Fault("data.tag_column", rule, fix))
-    if not _is_encoding(data.encoding):
+    if not is_encoding(data.encoding):
         rule = f"must be an encoding that Python knows, found {data.encoding!r}"
         faults.append(Fault("data.encoding", rule, "data.encoding=utf-8"))
     if data.source == "hub" and not data.hub_name:
@@ -158,7 +158,7 @@ def _cross_key_faults(config: Config) -> list[Fault]:
     return faults + _folder_faults(config)
 
 
-def _is_encoding(name: str) -> bool:
+def is_encoding(name: str) -> bool:
     """Whether a name stands for an encoding of text; Python has others, such as hex."""
     try:
         return isinstance("".encode(name), bytes)

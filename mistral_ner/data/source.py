@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from mistral_ner.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Line = tuple[int, str]
 
 MAX_LINE = 1_000_000  # characters; more is a file of another kind
 _MAX_BAD = 10  # lines that one message shows in full
 _MAX_QUOTED = 100  # characters of a line that a message repeats
+_PIECE = 1 << 16  # bytes that are read at once
 
 
 @dataclass(frozen=True)
@@ -102,52 +108,182 @@ def plain_suffix(path: Path) -> str:
     return Path(name).suffix
 
 
+class Text:
+    """The text of a stream of bytes, read at once or line by line, without its byte order mark.
+
+    Args:
+        stream: open, and unpacked.
+        where: names it in messages.
+        encoding: by Python's name.
+        key: what the person sets to name another encoding.
+    """
+
+    def __init__(self, stream: BinaryIO, where: str, encoding: str = "utf-8", key: str = "data.encoding") -> None:
+        self._stream, self._where, self._key = stream, where, key
+        self.encoding = encoding
+        self._text = io.TextIOWrapper(stream, encoding, newline="\n")
+
+    def read(self) -> str:
+        """Return all of it.
+
+        Raises:
+            UserError: it is not in this encoding, or a packed file is not whole.
+        """
+        with self._name_damage(0):
+            self._compare_with_utf8()
+            return self._text.read().removeprefix("\ufeff")
+
+    def lines(self) -> Iterator[Line]:
+        """Yield (line number, line without its end). Only a newline ends a line: U+2028 and the like may be tokens.
+
+        Raises:
+            UserError: as :func:`read`; the lines before that place are yielded, save those near it.
+        """
+        with self._name_damage(0):
+            self._compare_with_utf8()
+        number = 0
+        while True:
+            with self._name_damage(number):
+                line = self._text.readline()
+            if not line:
+                return
+            number += 1
+            line = line if number > 1 else line.removeprefix("\ufeff")
+            yield number, line.removesuffix("\n").rstrip("\r")
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+
+    @contextmanager
+    def _name_damage(self, read: int) -> Iterator[None]:
+        """Raise a UserError for what cannot be decoded; ``read`` is how many lines were read before."""
+        try:
+            yield
+        except UnicodeError as error:
+            raise self._fault(error, read) from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            rule, fix = f"a .gz file must be whole, found {error}", "pack it again with gzip"
+            raise UserError(f"{self._where}: {rule}\n  fix: {fix}") from None
+
+    def _fault(self, error: UnicodeError, read: int) -> UserError:
+        rule = f"text must be {codecs.lookup(self.encoding).name.upper()} ({self._key})"
+        if not isinstance(error, UnicodeDecodeError):  # UTF-16 without a byte order mark
+            return fault(self._where, read + 1, rule, str(error), self._fix(b""))
+        before, here = error.object[: error.start], error.object[max(0, error.start - 20) : error.start + 20]
+        line = read + before.decode(self.encoding, "ignore").count("\n") + 1
+        return fault(self._where, line, rule, here.decode(self.encoding, "replace"), self._fix(error.object))
+
+    def _fix(self, piece: bytes) -> str:
+        pieces: Iterable[bytes] = [piece]
+        if self._stream.seekable():
+            self._stream.seek(0)
+            pieces = iter(lambda: self._stream.read(_PIECE), b"")
+        guess = _guess_encoding(pieces)
+        if guess is None or codecs.lookup(guess) == codecs.lookup(self.encoding):
+            return f"{self._key}=NAME of the encoding in which it was written, such as cp1251, gb18030 or shift_jis"
+        return f"{self._key}={guess}"
+
+    def _compare_with_utf8(self) -> None:
+        """Warn where another encoding would read UTF-8, which each of them can, as other letters."""
+        peek = getattr(self._stream, "peek", None)
+        if peek is None or codecs.lookup(self.encoding).name.startswith("utf-8"):
+            return
+        start = peek(_PIECE)
+        try:
+            if codecs.getincrementaldecoder("utf-8")().decode(start).isascii():
+                return
+        except UnicodeDecodeError:
+            return
+        rule = "%s: read as %s (%s), though what it holds beyond ASCII is UTF-8: wrong letters, unless you set %s=utf-8"
+        log.warning(rule, self._where, codecs.lookup(self.encoding).name.upper(), self._key, self._key)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file to read; one that is packed by gzip is unpacked while it is read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    stream = path.open("rb", _PIECE)
+    if not is_packed(stream):
+        return stream
+    stream.close()
+    return cast(BinaryIO, gzip.open(path))
+
+
+def is_packed(stream: BinaryIO) -> bool:
+    """Whether a stream begins as gzip does; nothing is taken from it."""
+    return isinstance(stream, io.BufferedReader) and stream.peek(2)[:2] == b"\x1f\x8b"
+
+
+@contextmanager
+def _open_text(path: Path, encoding: str) -> Iterator[Text]:
+    try:
+        with closing(open_bytes(path)) as stream:
+            yield Text(stream, str(path), encoding)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})\n  fix: chmod a+r {path}") from None
+
+
 def read_text(path: Path, encoding: str = "utf-8") -> str:
     """Return the text of ``path`` without a byte order mark; a file packed by gzip is unpacked.
 
     Raises:
         UserError: the file cannot be read, or is not text in this encoding.
     """
-    content = _read_bytes(path)
-    try:
-        text = content.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise fault(
-            path,
-            content.count(b"\n", 0, error.start) + 1,
-            f"text must be {_encoding_name(encoding)} (data.encoding)",
-            content[max(0, error.start - 20) : error.start + 20],
-            f"data.encoding={_guess_encoding(content)}",
-        ) from None
-    if (place := text.find("\0")) >= 0:
-        fix = "data.encoding=utf-16-le if it is UTF-16, else give another file"
-        found = text[max(0, place - 20) : place + 20]
-        raise fault(path, text.count("\n", 0, place) + 1, "text must not hold NUL bytes", found, fix)
-    return text
+    with _open_text(path, encoding) as text:
+        content = text.read()
+    if (place := content.find("\0")) >= 0:
+        raise _holds_nul(path, content.count("\n", 0, place) + 1, content, place)
+    return content
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})\n  fix: chmod a+r {path}") from None
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: a .gz file must be whole, found {error}\n  fix: pack it again with gzip") from None
+def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[Line]:
+    """Yield (line number, line without its end) of ``path``, as :class:`Text` has them.
+
+    Raises:
+        UserError: as :func:`read_text`, or a line is too long for a file with a token or a record a line.
+    """
+    with _open_text(path, encoding) as text:
+        for number, line in text.lines():
+            if len(line) > MAX_LINE:
+                fix = "check that this is the right file; data.format=conll, jsonl or parquet names its format"
+                raise fault(path, number, f"a line may have {MAX_LINE:,} characters at most", line, fix)
+            if (place := line.find("\0")) >= 0:
+                raise _holds_nul(path, number, line, place)
+            yield number, line
 
 
-def _encoding_name(encoding: str) -> str:
-    return codecs.lookup(encoding).name.upper()
+def _holds_nul(path: Path, line: int, text: str, place: int) -> UserError:
+    fix = "data.encoding=utf-16-le if it is UTF-16, else give another file"
+    return fault(path, line, "text must not hold NUL bytes", text[max(0, place - 20) : place + 20], fix)
 
 
-def _guess_encoding(content: bytes) -> str:
-    """Return a likely encoding of bytes that are not UTF-8: UTF-16 begins with a mark, Windows' text needs none."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    return "cp1252" if any(0x80 <= byte < 0xA0 for byte in content) else "latin-1"
+def _guess_encoding(pieces: Iterable[bytes]) -> str | None:
+    """Return the encoding that text seems to have; None if it is none of the most frequent ones.
+
+    UTF-16 begins with a mark, UTF-8 is seldom valid by chance, and cp1252 is latin-1 with letters for all but five of
+    the bytes from 0x80 to 0x9f, which are control characters there.
+    """
+    utf8: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
+    seen: set[int] = set()
+    for place, piece in enumerate(pieces):
+        if place == 0 and piece[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        if place == 0 and (zero := piece.find(0)) >= 0:  # half of a Latin letter
+            return "utf-16-le" if zero % 2 else "utf-16-be"
+        seen |= set(piece)
+        try:
+            if utf8 is not None:
+                utf8.decode(piece)
+        except UnicodeDecodeError:
+            utf8 = None
+    if utf8 is not None:
+        return "utf-8"
+    if not any(0x80 <= byte < 0xA0 for byte in seen):
+        return "latin-1"
+    return None if seen & {0x81, 0x8D, 0x8F, 0x90, 0x9D} else "cp1252"
 
 
 def is_encodable(text: str) -> bool:
@@ -177,12 +313,3 @@ def keep_warnings() -> Iterator[list[str]]:
         yield keeper.said
     finally:
         log.removeHandler(keeper)
-
-
-def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yield (line number, line without its end). Only a newline ends a line: U+2028 and the like may be tokens."""
-    for number, line in enumerate(read_text(path, encoding).split("\n"), 1):
-        if len(line) > MAX_LINE:
-            fix = "check that this is the right file; data.format=conll, jsonl or parquet names its format"
-            raise fault(path, number, f"a line may have {MAX_LINE:,} characters at most", line, fix)
-        yield number, line.rstrip("\r")

@@ -80,7 +80,7 @@ def load_trained(folder: str | Path) -> Trained:
         UserError: there is no trained model, a part of it is missing or broken, or its base model cannot be loaded.
     """
     place = find_model_folder(folder)
-    config, tokenizer = _read_config(place), load_saved_tokenizer(place)
+    config, tokenizer = read_config(place), load_saved_tokenizer(place)
     if not _is_adapter(place):
         model = _load_whole(place, config.model if config is not None else ModelConfig())
         # a dict whose keys are numbers, in any order
@@ -109,7 +109,7 @@ def lend_trained(folder: str | Path) -> Iterator[Trained]:
         forget_base()
         yield load_trained(place)
         return
-    config, tokenizer = _read_config(place), load_saved_tokenizer(place)
+    config, tokenizer = read_config(place), load_saved_tokenizer(place)
     settings, labels = _base_settings(config, place), read_labels(place)
     with lend_model(settings, labels, 0, len(tokenizer)) as attached:
         load_adapter(cast(PeftModel, attached), place)
@@ -264,7 +264,12 @@ def _load_whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
     return model
 
 
-def _read_config(folder: Path) -> Config | None:
+def read_config(folder: Path) -> Config | None:
+    """Return the config that trained the model in ``folder``; None where none is kept.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     path = folder / CONFIG
     if not path.is_file():
         return None

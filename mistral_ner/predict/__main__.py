@@ -6,11 +6,16 @@ import argparse
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mistral_ner.config.check import is_encoding
+from mistral_ner.config.schema import DataConfig
+from mistral_ner.data.spans.brat import find_texts
 from mistral_ner.errors import INTERRUPTED, UserError, show_user_errors
 from mistral_ner.predict.columns import Reading, read_layout
 from mistral_ner.predict.formats import Tagged, read_items, tag_items
@@ -25,9 +30,9 @@ formats:
   conll   a token a line, blank lines between sentences; the same lines come back with a column of tags added
   csv     a token a row, under a header; the same rows come back with the column "predicted" added
   brat    .txt files, one or a folder; the .ann file comes back, or a folder of pairs
-Files packed by gzip are read, and written where --output ends in .gz. The words are in the column where the training
-file had them, unless --token-column says another. start and end count characters; score is the mean probability of the
-entity's words.
+Files packed by gzip are read, and written where --output ends in .gz. The output has the encoding of the input. The
+words are in the column where the training file had them, unless --token-column says another. start and end count
+characters; score is the mean probability of the entity's words.
 """
 
 
@@ -48,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     _choose_device(options.device)
-    source = open_source(options.text, options.file, options.format)
-    with closing(source.stream):
+    source = open_source(options.text, options.file, options.format, partial(_find_encoding, options))
+    with closing(source):
         from mistral_ner.model.stored import find_model_folder  # late: a wrong command line needs no torch
 
         folder = find_model_folder(options.model)
@@ -64,6 +69,16 @@ def _run(options: argparse.Namespace) -> None:
                     advance(tagged)
 
 
+def _find_encoding(options: argparse.Namespace) -> str:
+    """Return the encoding that was typed, else that of the training's files."""
+    if options.encoding is not None:
+        return str(options.encoding)
+    from mistral_ner.model.stored import find_model_folder, read_config  # late, because it imports torch
+
+    config = read_config(find_model_folder(options.model))
+    return config.data.encoding if config is not None else DataConfig().encoding
+
+
 def _describe(options: argparse.Namespace, source: Source, folder: Path) -> dict[str, Any]:
     """Return what decides the predictions, by the words of a message: a run that goes on must have the same."""
     import torch
@@ -71,9 +86,10 @@ def _describe(options: argparse.Namespace, source: Source, folder: Path) -> dict
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     typed = {f"--{name.replace('_', '-')}": getattr(options, name) for name in ("max_length", "batch_tokens")}
     return {
-        "the input": _state(source.path) if source.path is not None else None,
+        "the input": _state_of_input(source.path) if source.path is not None else None,
         "the model": {file.name: _state(file) for file in sorted(folder.iterdir()) if file.is_file()},
         "--format": source.kind,
+        "--encoding": source.encoding,
         "--token-column": options.token_column,
         "--device": device,
         **typed,
@@ -84,6 +100,14 @@ def _state(path: Path) -> str:
     """Return what changes whenever a file is written: its size and its time."""
     found = path.stat()
     return f"{path.resolve()} of {found.st_size:,} bytes, written at {found.st_mtime_ns}"
+
+
+def _state_of_input(path: Path) -> str:
+    if path.is_file():
+        return _state(path)
+    texts = find_texts(path)
+    check = zlib.crc32("\n".join(map(_state, texts)).encode("utf-8", "surrogateescape"))
+    return f"{path.resolve()} with {len(texts):,} texts (names, sizes and times: {check:08x})"
 
 
 def _choose_device(device: str | None) -> None:
@@ -159,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         help="of the input; default: as its suffix says; else conll where every line has a tag, and text elsewhere",
     )
+    parser.add_argument(
+        "--encoding",
+        type=_encoding,
+        metavar="NAME",
+        help="of the input, and of the output with it, such as latin-1; default: as data.encoding was (mostly utf-8)",
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     parser.add_argument(
         "--token-column", metavar="N", help="of a file of columns: where the words are, counted from 0, or its name"
@@ -181,6 +211,14 @@ def _parser() -> argparse.ArgumentParser:
         help="subwords a window; default: as in training. Longer texts become overlapping windows",
     )
     return parser
+
+
+def _encoding(name: str) -> str:
+    if not is_encoding(name):
+        raise argparse.ArgumentTypeError(
+            f"must be an encoding that Python knows, found {name!r}; type --encoding=utf-8"
+        )
+    return name
 
 
 class _at_least:  # noqa: N801  argparse shows the name of a type in its message

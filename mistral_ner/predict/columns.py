@@ -5,8 +5,6 @@ Every other line comes back as it was. Lines, headers, comments and the ends of 
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import re
@@ -17,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner.config.schema import DataConfig
-from mistral_ner.data.columns.conll import is_boundary, split_columns
 from mistral_ner.data.columns.layout import Layout, find_layout
-from mistral_ner.data.columns.lines import Line, Lines, with_header
+from mistral_ner.data.columns.lines import Line, Lines, csv_lines, token_lines, with_header
 from mistral_ner.data.columns.punctuation import split_at_punctuation
 from mistral_ner.data.columns.read import is_hashed_token
 from mistral_ner.data.schemes import is_tag
@@ -68,7 +65,7 @@ def column_items(numbered: Iterable[tuple[int, str]], where: str, reading: Readi
     Raises:
         UserError: names a line that does not fit, or the column that does not hold words.
     """
-    lines, gap = _csv_lines(numbered, where) if rows else (_lines(numbered), "")
+    lines, gap = csv_lines(numbered, where, "--format=conll") if rows else (token_lines(numbered), "")
     looked_at = list(itertools.islice(lines, _LOOKED_AT))
     known = with_header(Path(where), looked_at, [reading.typed] if reading.typed else [])
     layout = _choose(known, reading)
@@ -172,39 +169,6 @@ def _up_to(lines: Iterator[Line], last: Line) -> Iterator[Line]:
         yield line
         if line is last:
             return
-
-
-def _lines(numbered: Iterable[tuple[int, str]]) -> Iterator[Line]:
-    for number, text in numbered:
-        cells = split_columns(text)
-        yield Line(number, text, [] if is_boundary(cells) else cells)
-
-
-def _csv_lines(numbered: Iterable[tuple[int, str]], where: str) -> tuple[Iterator[Line], str]:
-    """Return the rows of a CSV file, each with its text as it is written back, and the separator."""
-    numbered = iter(numbered)
-    first = list(itertools.islice(numbered, 1))
-    separator = max(",;\t", key=first[0][1].count) if first else ","
-
-    def rows() -> Iterator[Line]:
-        reader = csv.reader((f"{text}\n" for _, text in itertools.chain(first, numbered)), delimiter=separator)
-        before = 0
-        try:
-            for cells in reader:
-                stripped = [cell.strip() for cell in cells] if any(cell.strip() for cell in cells) else []
-                yield Line(before + 1, _as_row(cells, separator), stripped)
-                before = reader.line_num
-        except csv.Error as error:
-            rule, fix = f"a row must be comma-separated values ({error})", "close every quote, or type --format=conll"
-            raise fault(where, before + 1, rule, "", fix) from None
-
-    return rows(), separator
-
-
-def _as_row(cells: Sequence[str], separator: str) -> str:
-    text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="").writerow(cells)
-    return text.getvalue()
 
 
 def _pieces(lines: Iterable[Line], known: Lines) -> Iterator[list[Line]]:

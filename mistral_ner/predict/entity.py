@@ -58,10 +58,5 @@ def as_object(entity: Entity) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> str:
-    """Return ``value`` as JSON on one line, with ASCII escapes only if UTF-8 cannot hold it."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(value)
-    return text
+    """Return ``value`` as JSON on one line; characters beyond ASCII stay as they are."""
+    return json.dumps(value, ensure_ascii=False)

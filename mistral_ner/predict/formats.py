@@ -5,7 +5,9 @@ Each reader yields items while it reads, so that a file may have any size.
 
 from __future__ import annotations
 
+import codecs
 import itertools
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistral_ner.data.context import in_context
+from mistral_ner.errors import UserError
 from mistral_ner.predict.columns import Reading, column_items
 from mistral_ner.predict.entity import Entity, Item
 from mistral_ner.predict.records import record_items
@@ -32,9 +35,47 @@ class Tagged:
     file: Path | None = None
 
 
-def as_bytes(tagged: Tagged) -> bytes:
-    """Return the lines as a file has them."""
-    return "".join(f"{line}\n" for line in tagged.lines).encode()
+class Encoder:
+    """Lines as the bytes of a file, in the encoding of the input.
+
+    Args:
+        source: what is read.
+        goes_on: the file has lines already: a byte order mark stands before the first line only.
+    """
+
+    def __init__(self, source: Source, goes_on: bool = False) -> None:
+        self._source = source
+        errors = _AS_JSON if source.kind in ("text", "jsonl") else "strict"
+        self._encoder = codecs.getincrementalencoder(source.encoding)(errors)
+        if goes_on:
+            self._encoder.encode("\n")
+
+    def encode(self, tagged: Tagged) -> bytes:
+        """Return the lines that an item gave.
+
+        Raises:
+            UserError: they have a letter that the encoding does not have, which can only be a type's of the model.
+        """
+        try:
+            return self._encoder.encode("".join(f"{line}\n" for line in tagged.lines))
+        except UnicodeEncodeError as error:
+            letter, encoding = error.object[error.start], self._source.encoding
+            raise UserError(
+                f"{self._source.where}: the model's entity types must have letters of {encoding}, the encoding of the "
+                f"input and the output, found {letter!r}\n"
+                f"  fix: make UTF-8 of the input (iconv -f {encoding} -t utf-8), and type --encoding=utf-8"
+            ) from None
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding does not have as JSON does, such as half of a surrogate pair in UTF-8."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+_AS_JSON = "mistral_ner.json"
+codecs.register_error(_AS_JSON, _escape)
 
 
 def read_items(source: Source, reading: Reading) -> Iterator[Item]:
@@ -53,7 +94,7 @@ def read_items(source: Source, reading: Reading) -> Iterator[Item]:
     if source.kind == "jsonl":
         return record_items(source.lines, source.where, reading.data)
     if source.kind == "brat" and source.path is not None:
-        return brat_items(source.path, reading.data.sentence_end)
+        return brat_items(source.path, reading.data.sentence_end, source.encoding)
     return plain_items(source.lines, reading.data.sentence_end)
 
 

@@ -1,21 +1,22 @@
-"""Where predictions go: standard output, a folder of files, or a file that appears only when it is whole."""
+"""Where predictions go: standard output, or a file or a folder that gets its name only when it is whole."""
 
 from __future__ import annotations
 
+import gzip
+import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from mistral_ner import files
 from mistral_ner.errors import UserError
-from mistral_ner.predict.formats import Tagged, as_bytes
-from mistral_ner.predict.part import Done, grow, pack
+from mistral_ner.predict.formats import Encoder, Tagged
+from mistral_ner.predict.part import Done, grow
 from mistral_ner.predict.source import Source
 
 
@@ -30,32 +31,106 @@ class Output(Protocol):
 
 @dataclass
 class Stream:
-    """An open stream."""
+    """An open stream; ``flush``: who reads it sees each item at once."""
 
     stream: BinaryIO
+    encoder: Encoder
+    flush: bool = True
     done: Done = field(default_factory=Done)
 
     def write(self, tagged: Tagged) -> None:
         """Write the lines that an item gave."""
-        self.stream.write(as_bytes(tagged))
-        self.stream.flush()
+        self.stream.write(self.encoder.encode(tagged))
+        if self.flush:
+            self.stream.flush()
 
 
-@dataclass
-class Folder:
-    """A new folder that gets brat's pairs: the texts of another folder, with the annotations that were found."""
+class GrowingFile:
+    """A file of lines; if its name ends in ``.gz``, it is packed in the end."""
 
-    path: Path
-    texts: Path
-    done: Done = field(default_factory=Done)
+    def __init__(self, whole: Path, source: Source) -> None:
+        self.path = _part_of(whole)
+        self._whole, self._source = whole, source
 
-    def write(self, tagged: Tagged) -> None:
-        """Write a file of annotations, and copy its text."""
-        if tagged.file is not None:
-            text = self.path / tagged.file.relative_to(self.texts)
-            text.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(tagged.file, text)
-            text.with_name(re.sub(r"\.txt(\.gz)?$", ".ann", text.name, flags=re.I)).write_bytes(as_bytes(tagged))
+    def size(self) -> int:
+        """Return its bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def begin(self, size: int) -> None:
+        """Open it, with its first ``size`` bytes only."""
+        self._stream = self.path.open("ab")
+        self._stream.truncate(size)
+        self._encoder = Encoder(self._source, goes_on=size > 0)
+
+    def write(self, tagged: Tagged) -> int:
+        """Write the lines that an item gave, and return their bytes."""
+        return self._stream.write(self._encoder.encode(tagged))
+
+    def sync(self) -> None:
+        """Have all that was written on disk."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def finish(self) -> None:
+        """Give it its name, as it is whole."""
+        self._stream.close()
+        if not _is_packed(self._whole):
+            self.path.replace(self._whole)
+            return
+        with self.path.open("rb") as content, _new_file(self._whole) as packed:
+            shutil.copyfileobj(content, packed)
+        self.path.unlink()
+
+    def delete(self) -> None:
+        """Leave nothing of it."""
+        self._stream.close()
+        self.path.unlink(missing_ok=True)
+
+
+class GrowingFolder:
+    """A folder that gets brat's pairs: the texts of another folder, with the annotations that were found."""
+
+    def __init__(self, whole: Path, source: Source, texts: Path) -> None:
+        self.path = _part_of(whole)
+        self._whole, self._source, self._texts = whole, source, texts
+        self._fresh: list[Path] = []  # written, but perhaps not on disk yet
+
+    def size(self) -> int:
+        """Return the bytes of the annotations."""
+        return sum(file.stat().st_size for file in self.path.rglob("*.ann"))
+
+    def begin(self, size: int) -> None:
+        """Make it; pairs that are there stay, as what comes again takes their place."""
+        if not size:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(exist_ok=True)
+
+    def write(self, tagged: Tagged) -> int:
+        """Write a file of annotations, copy its text, and return the bytes of the former."""
+        own = cast(Path, tagged.file)
+        text = self.path / own.relative_to(self._texts)
+        text.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(own, text)
+        annotations = text.with_name(re.sub(r"\.txt(\.gz)?$", ".ann", text.name, flags=re.I))
+        content = Encoder(self._source).encode(tagged)
+        annotations.write_bytes(content)
+        self._fresh += [text, annotations]
+        return len(content)
+
+    def sync(self) -> None:
+        """Have all that was written on disk."""
+        for path in self._fresh:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        self._fresh.clear()
+
+    def finish(self) -> None:
+        """Give it its name, as it is whole."""
+        self.path.rename(self._whole)
+
+    def delete(self) -> None:
+        """Leave nothing of it."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 @contextmanager
@@ -72,10 +147,9 @@ def open_output(name: str | None, source: Source, run: Mapping[str, Any], resume
         UserError: it cannot be written.
     """
     path = Path(name).expanduser() if name is not None else None
-    of_folder = source.kind == "brat" and source.path is not None and source.path.is_dir()
-    if resume and (path is None or source.path is None or of_folder):
-        found = "a folder of brat's" if of_folder else f"--file={source.path or '-'} and --output={name or '-'}"
-        raise UserError(f"--resume goes on with one file that is read and one that is written, found {found}")
+    if resume and (path is None or source.path is None):
+        found = f"--file={source.path or '-'} and --output={name or '-'}"
+        raise UserError(f"--resume goes on with a file or folder that is read and one that is written, found {found}")
     try:
         with _choose(path, source, run, resume) as output:
             yield output
@@ -90,45 +164,38 @@ def _choose(path: Path | None, source: Source, run: Mapping[str, Any], resume: b
         if path is None or path.exists():
             what = "a new folder" if texts.is_dir() else "a new file"
             raise UserError(f"--output must name {what} for brat's annotations, found {path}; type --output=NEW")
-        with _new_folder(path) as folder:
-            yield Folder(folder, texts)
+        with grow(GrowingFolder(path, source, texts), run, resume) as part:
+            yield part
     elif path is None:
-        yield Stream(sys.stdout.buffer)
+        yield Stream(sys.stdout.buffer, Encoder(source))
     elif path.is_dir():
         raise UserError(f"--output must name a file, found a folder at {path}; type --output={path}/FILE")
     elif path.exists() and not path.is_file():  # a pipe or a device
         with path.open("wb") as device:
-            yield Stream(device)
+            yield Stream(device, Encoder(source))
     elif source.path is None:
-        with _whole_file(path) as stream:
-            yield Stream(stream)
+        with files.name_full_disk(path.parent), _new_file(path) as stream:
+            yield Stream(stream, Encoder(source), flush=False)
     else:
-        with grow(path, run, resume) as part:
+        with grow(GrowingFile(path, source), run, resume) as part:
             yield part
 
 
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """Lend a folder that becomes ``path`` when the block ends, and is deleted if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(files.open_mode(0o777))  # mkdtemp makes it private to the user
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Lend a file that becomes ``path`` when the block ends, and is deleted if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)[1])
-    try:
-        with files.name_full_disk(path.parent), temporary.open("wb") as stream:
-            yield stream
-        temporary.chmod(files.open_mode(0o666))  # mkstemp makes it private to the user
-        pack(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Lend a file that becomes ``path`` when the block ends, packed if its name ends in ``.gz``."""
+    with files.replace_bytes(path) as file:
+        if not _is_packed(path):
+            yield file
+            return
+        # without a time and a name: the same content gives the same bytes
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+            yield cast(BinaryIO, packed)

@@ -15,7 +15,7 @@ from typing import Any
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.records.json_lines import as_record, parse
 from mistral_ner.data.records.record import TAGS_KEYS, TOKENS_KEYS
-from mistral_ner.data.source import fault
+from mistral_ner.data.source import Line, fault
 from mistral_ner.data.spans.tools import (
     ENDS,
     KINDS,
@@ -28,7 +28,6 @@ from mistral_ner.data.spans.tools import (
     is_task,
 )
 from mistral_ner.predict.entity import Entity, Item, as_json, as_object, in_text, iob2_tags
-from mistral_ner.predict.source import Line
 from mistral_ner.predict.texts import text_item
 
 _FIX = 'write {"text": "…"} or {"tokens": ["…", "…"]}, or name another format with --format'

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from mistral_ner.data.source import Line
 from mistral_ner.data.spans.align import cut
 from mistral_ner.data.spans.brat import find_texts
 from mistral_ner.data.spans.document import Document
 from mistral_ner.data.words import split
 from mistral_ner.predict.entity import Entity, Item, as_json, as_object, in_text
-from mistral_ner.predict.source import Line, read_whole
+from mistral_ner.predict.source import read_whole
 
 InText = Callable[[list[Entity]], Iterable[str]]  # lines of output from entities whose places count characters
 
@@ -54,14 +55,14 @@ def _render_plain(text: str, entities: list[Entity]) -> Iterator[str]:
     yield as_json({"text": text, "entities": list(map(as_object, entities))})
 
 
-def brat_items(path: Path, sentence_end: str) -> Iterator[Item]:
+def brat_items(path: Path, sentence_end: str, encoding: str) -> Iterator[Item]:
     """Yield the texts that a path stands for; the output of each is the content of its ``.ann`` file.
 
     Raises:
         UserError: there is no text, or one cannot be read.
     """
     for file in find_texts(path):
-        yield text_item(read_whole(file), sentence_end, _render_brat, file=file)
+        yield text_item(read_whole(file, encoding), sentence_end, _render_brat, file=file)
 
 
 def _render_brat(entities: list[Entity]) -> Iterator[str]:

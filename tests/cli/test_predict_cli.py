@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -105,18 +106,78 @@ def test_a_killed_run_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl", "whole.jsonl"]
 
 
+def test_a_killed_run_over_a_folder_goes_on(model: Path, tmp_path: Path) -> None:
+    """Documents of brat's, some in folders below: the pairs are those of an unbroken run."""
+    for number in range(120):
+        folder = tmp_path / "in" / ("a" if number % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:03}.txt").write_text("Ada Li saw Oslo .\nBo Li left Rome .\n" * (1 + number % 7) * 5)
+    (tmp_path / "in" / "a" / "001.ann").touch()
+    options = ["--file", tmp_path / "in", "--format", "brat", "--batch-tokens", 16]
+    command = [sys.executable, "-m", "mistral_ner.predict", str(model), *map(str, options), "--output"]
+    record, output = tmp_path / "out.part.json", tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen([*command, str(output)], env=environment) as process:
+        while not record.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not output.exists()
+    assert 0 < json.loads(record.read_text())["done"]["sentences"] < 4800
+    (tmp_path / "out.part" / "cut.ann").write_text("of a write that a kill cut")
+    done = predict(model, *options, "--output", output)
+    assert b"out.part has" in done.stderr
+    assert b"fix: type --resume to go on with it, or rm -r" in done.stderr
+    before = (tmp_path / "in" / "a" / "001.txt").stat()
+    os.utime(tmp_path / "in" / "a" / "001.txt", ns=(1, 1))
+    done = predict(model, *options, "--output", output, "--resume")
+    assert b"--resume cannot go on with" in done.stderr
+    assert b"in with 120 texts (names, sizes and times: " in done.stderr
+    os.utime(tmp_path / "in" / "a" / "001.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "out.part" / "cut.ann").unlink()
+    done = predict(model, *options, "--output", output, "--resume")
+    assert (done.returncode, done.stderr) == (0, b"")
+    main([*command[3:], str(tmp_path / "whole")])
+    found, whole = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (output, tmp_path / "whole")
+    )
+    assert len(whole) == 240
+    assert found == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "whole"]
+
+
+def test_the_encoding_is_that_of_the_training(model: Path, tmp_path: Path, capfdbinary: Any) -> None:
+    shutil.copytree(model / "adapter", tmp_path / "adapter")
+    config = tmp_path / "adapter" / "config.yaml"
+    assert "encoding: utf-8" in config.read_text()
+    config.write_text(config.read_text().replace("encoding: utf-8", "encoding: cp1252"))
+    texts = "Ada Li saw Köln .\n“Bo Li” left Rome .\n"
+    (tmp_path / "in.txt").write_bytes(texts.encode("cp1252"))
+    main([str(tmp_path / "adapter"), "--file", str(tmp_path / "in.txt")])
+    rows = [json.loads(line) for line in capfdbinary.readouterr().out.decode("cp1252").splitlines()]
+    assert [row["text"] for row in rows] == texts.splitlines()
+    assert rows[0]["entities"][0]["text"] == "Ada Li"
+    (tmp_path / "in.txt").write_bytes(texts.encode("utf-16"))
+    main([str(tmp_path / "adapter"), "--file", str(tmp_path / "in.txt"), "--encoding", "utf-16"])
+    again = [json.loads(line) for line in capfdbinary.readouterr().out.decode("utf-16").splitlines()]
+    assert again == rows
+
+
 def test_mistakes_are_one_message(model: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     latin = predict(model, "--output", tmp_path / "out" / "x", stdin=b"fine\nB\xf6\n")
     assert latin.returncode == 1
-    assert latin.stderr.startswith(b"error: standard input:2: text must be UTF-8")
+    assert latin.stderr.startswith(b"error: standard input:2: text must be UTF-8 (--encoding), found ")
+    assert latin.stderr.endswith(b"fix: --encoding=latin-1\n")
     assert list((tmp_path / "out").iterdir()) == []  # nothing half-written
     for arguments, message in (
         ([tmp_path, "--text", "x"], b"must hold adapter_model.safetensors"),
         ([model, "--file", tmp_path / "none.txt"], b"No such file"),
         ([model, "--format", "xml"], b"invalid choice: 'xml'"),
         ([model, "--max-length", "7"], b"whole number of at least 8"),
-        ([model, "--text", "x", "--resume"], b"--resume goes on with one file that is read and one that is written"),
+        ([model, "--text", "x", "--resume"], b"--resume goes on with a file or folder that is read and one that is"),
+        ([model, "--encoding", "hex"], b"must be an encoding that Python knows, found 'hex'; type --encoding=utf-8"),
         ([model, "--text", "x", "--device", "gpu"], b"--device must be cpu, cuda or cuda:N, found gpu"),
     ):
         done = predict(*arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -137,7 +136,7 @@ def test_predict_gives_sentences_the_neighbours_that_they_were_scored_with(
     assert seqeval_scores([one.tags for one in splits.test], found) == {
         name: scored.metrics[name] for name in ("precision", "recall", "f1")
     }
-    source = Source(io.BytesIO(), "x.conll", "conll", enumerate(lines, 1))
+    source = Source("x.conll", "conll", enumerate(lines, 1))
     resumed = [line for one in tag_items(tagger, read_items(source, Reading()), 40) for line in one.lines]
     assert resumed == written[-len(resumed) :], "as --resume goes on"
     tagger.context_sentences = 0

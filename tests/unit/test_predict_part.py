@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mistral_ner import files
 from mistral_ner.errors import UserError
 from mistral_ner.predict.formats import Tagged
+from mistral_ner.predict.output import GrowingFile
 from mistral_ner.predict.part import grow
+from mistral_ner.predict.source import Source
+from tests.conftest import ROOT
+
+
+def growing(path: Path, encoding: str = "utf-8") -> GrowingFile:
+    return GrowingFile(path, Source("in.txt", "text", iter(()), None, encoding))
 
 
 def write(path: Path, numbers: Iterable[int], resume: bool = False, stop: type[BaseException] | None = None) -> None:
     """Write the numbers from the first that is not there yet, one sentence of two lines each."""
-    with grow(path, {"--format": "text"}, resume) as part:
+    with grow(growing(path), {"--format": "text"}, resume) as part:
         for number in list(numbers)[part.done.sentences :]:
             part.write(Tagged([f"é{number}", ""], 1))
         if stop is not None:
@@ -57,7 +70,7 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     other: dict[str, Any] = {"--format": "conll"}
     with (
         pytest.raises(UserError, match=r"cannot go on with .*out.part: --format was text, is conll\n  fix: .* rm "),
-        grow(path, other, resume=True),
+        grow(growing(path), other, resume=True),
     ):
         pass
     (tmp_path / "out.part").write_bytes(b"short")
@@ -74,7 +87,56 @@ def test_nothing_stays_of_an_input_that_cannot_be_read(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+HOLD = """if True:
+    import sys
+    from pathlib import Path
+    from mistral_ner import files
+    with files.hold(Path(sys.argv[1]), 0, keep=False):
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
 def test_two_processes_never_write_one_file(tmp_path: Path) -> None:
-    with grow(tmp_path / "out", {}, False), pytest.raises(UserError, match=r"another process writes .*out.part; wait"):
-        write(tmp_path / "out", range(3))
-    assert (tmp_path / "out").read_bytes() == b""
+    path = tmp_path / "out"
+    command, environment = [sys.executable, "-c", HOLD, f"{path}.part.lock"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=r"another process writes .*out.part; wait for its end, or type another"):
+            write(path, range(3))
+        holder.kill()
+    write(path, range(3))
+    assert names(tmp_path) == ["out"], "no lock stays, not even that of a process that was killed"
+
+
+def test_a_lock_file_that_is_deleted_locks_nothing(tmp_path: Path) -> None:
+    """Who waits for a lock whose file goes away gets that of the new file, not one of the old."""
+    lock = tmp_path / "lock"
+    held = threading.Event()
+    order: list[str] = []
+
+    def wait() -> None:
+        with files.hold(lock, 30, keep=False):
+            order.append("second")
+            held.set()
+            assert lock.exists()
+
+    with files.hold(lock, 0, keep=False):
+        second = threading.Thread(target=wait)
+        second.start()
+        time.sleep(0.2)
+        order.append("first")
+    assert held.wait(30)
+    second.join()
+    assert order == ["first", "second"]
+    assert not lock.exists()
+
+
+def test_a_record_whose_output_has_its_name_already_stops_nobody(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="stop"):
+        write(tmp_path / "out", range(4), stop=OSError)
+    (tmp_path / "out.part").rename(tmp_path / "out")  # as a kill between two steps leaves it
+    write(tmp_path / "out", range(9))
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_bytes().startswith("é0\n\né1".encode())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mistral_ner.data.columns.conll import is_boundary, split_columns
-from mistral_ner.data.source import MAX_LINE, fault, numbered_lines, read_text
+from mistral_ner.data.source import MAX_LINE, fault, numbered_lines
+from mistral_ner.data.source import Line as Numbered
 
 _DOCUMENT = re.compile(r"#\s*(?:(?:\S+:)?document(?:_id)?|newdoc|(?:begin|end) document)\b")
 _KEY_VALUE = re.compile(r"#\s*\S+ = ")  # as CoNLL-U writes its comments
@@ -102,11 +104,14 @@ def read_lines(path: Path, named: Sequence[str] = (), encoding: str = "utf-8") -
 
     A first line that holds one of the column names ``named`` is a header; without them, one of common names is.
     """
-    lines = []
-    for number, text in numbered_lines(path, encoding):
+    return with_header(path, list(token_lines(numbered_lines(path, encoding))), named)
+
+
+def token_lines(numbered: Iterable[Numbered]) -> Iterator[Line]:
+    """Yield lines with their columns, which tabs or spaces separate."""
+    for number, text in numbered:
         cells = split_columns(text)
-        lines.append(Line(number, text, [] if is_boundary(cells) else cells))
-    return with_header(path, lines, named)
+        yield Line(number, text, [] if is_boundary(cells) else cells)
 
 
 def read_csv(path: Path, named: Sequence[str] = (), encoding: str = "utf-8") -> Lines:
@@ -115,27 +120,51 @@ def read_csv(path: Path, named: Sequence[str] = (), encoding: str = "utf-8") -> 
     Raises:
         UserError: it has no header, which names the columns.
     """
-    text = read_text(path, encoding)
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    separator = max(",;\t", key=first.count)
-    lines: list[Line] = []
-    before = 0
-    csv.field_size_limit(MAX_LINE)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    try:
-        for cells in reader:
-            kept = cells if any(cell.strip() for cell in cells) else []
-            lines.append(Line(before + 1, separator.join(cells), [cell.strip() for cell in kept]))
-            before = reader.line_num
-    except csv.Error as error:
-        fix = "close every quote, or name the format with data.format=conll"
-        raise fault(path, before + 1, f"a row must be comma-separated values ({error})", "", fix) from None
-    found = with_header(path, lines, named)
+    rows, _ = csv_lines(numbered_lines(path, encoding), path, "data.format=conll")
+    found = with_header(path, list(rows), named)
     if not found.names and found.width:
         fix = "write the names of the columns into the first line, such as sentence_id,word,tag"
-        row = next(line for line in lines if line.cells)
+        row = next(line for line in found.lines if line.cells)
         raise fault(path, row.number, "the first line must name the columns", row.text, fix)
     return found
+
+
+def csv_lines(numbered: Iterable[Numbered], where: str | Path, other: str) -> tuple[Iterator[Line], str]:
+    """Return the rows of a file of separated values, each with its text as it is written, and the separator.
+
+    Args:
+        numbered: the lines of the file.
+        where: names it in messages.
+        other: what the person types to read it as columns without quotes.
+    """
+    numbered = iter(numbered)
+    first: list[Numbered] = []
+    for line in numbered:
+        first.append(line)
+        if line[1].strip():
+            break
+    separator = max(",;\t", key=first[-1][1].count) if first else ","
+
+    def rows() -> Iterator[Line]:
+        csv.field_size_limit(MAX_LINE)
+        reader = csv.reader((f"{text}\n" for _, text in itertools.chain(first, numbered)), delimiter=separator)
+        before = 0
+        try:
+            for cells in reader:
+                kept = [cell.strip() for cell in cells] if any(cell.strip() for cell in cells) else []
+                yield Line(before + 1, _as_row(cells, separator), kept)
+                before = reader.line_num
+        except csv.Error as error:
+            rule, fix = f"a row must be comma-separated values ({error})", f"close every quote, or type {other}"
+            raise fault(where, before + 1, rule, "", fix) from None
+
+    return rows(), separator
+
+
+def _as_row(cells: Sequence[str], separator: str) -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="").writerow(cells)
+    return text.getvalue()
 
 
 def looks_like_header(cells: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from mistral_ner.config.schema import DataConfig
-from mistral_ner.data.source import BadLine, FileRead, RawSentence, faults, join_errors, read_text
+from mistral_ner.data.source import BadLine, FileRead, RawSentence, faults, join_errors, numbered_lines, read_text
 from mistral_ner.data.spans.align import log_counts, to_sentences
 from mistral_ner.data.spans.document import Document, Documents, Span
 from mistral_ner.errors import UserError
@@ -104,7 +104,7 @@ def _partner(path: Path, suffix: str) -> Path:
 def _read_pair(text: Path, ann: Path, data: DataConfig, counts: Counter[str]) -> Document:
     spans = []
     bad = []
-    for number, line in enumerate(read_text(ann, data.encoding).splitlines(), 1):
+    for number, line in numbered_lines(ann, data.encoding):
         if not line.startswith("T"):
             continue
         match = _ENTITY.fullmatch(line)
