@@ -14,9 +14,9 @@ from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.columns.layout import Layout
 from mistral_ner.data.columns.lines import read_csv, read_lines
 from mistral_ner.data.columns.read import read_columns
-from mistral_ner.data.records.json_lines import read_json
+from mistral_ner.data.records.json_lines import is_object, read_json
 from mistral_ner.data.records.parquet import read_parquet
-from mistral_ner.data.source import FileRead, plain_suffix
+from mistral_ner.data.source import FileRead, numbered_lines, plain_suffix
 from mistral_ner.data.spans.brat import is_brat, read_brat
 from mistral_ner.errors import UserError
 
@@ -50,10 +50,20 @@ def read_file(path: Path, data: DataConfig, like: Layout | None = None) -> FileR
 
 
 def format_of(path: Path, data: DataConfig) -> str:
-    """Return ``data.format``; where it is auto, what the suffix stands for, or the ``.ann`` file beside it."""
+    """Return ``data.format``; where it is auto, what suffix, ``.ann`` file beside it, or first line say."""
     if data.format != "auto":
         return data.format
-    return "brat" if is_brat(path) else FORMAT_OF_SUFFIX.get(plain_suffix(path), "conll")
+    if is_brat(path):
+        return "brat"
+    known = FORMAT_OF_SUFFIX.get(plain_suffix(path))
+    return known or ("jsonl" if path.is_file() and _begins_with_record(path, data.encoding) else "conll")
+
+
+def _begins_with_record(path: Path, encoding: str) -> bool:
+    try:
+        return is_object(next((line for _, line in numbered_lines(path, encoding) if line.strip()), ""))
+    except UserError:  # the reader of the whole file says what is wrong
+        return False
 
 
 def _read_columns(path: Path, kind: str, data: DataConfig, like: Layout | None) -> FileRead:

@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import logging
+import string
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 
 Line = tuple[int, str]
 
-MAX_LINE = 1_000_000  # characters; more is a file of another kind
 _MAX_BAD = 10  # lines that one message shows in full
 _MAX_QUOTED = 100  # characters of a line that a message repeats
 _PIECE = 1 << 16  # bytes that are read at once
@@ -148,12 +148,20 @@ class Text:
             if not line:
                 return
             number += 1
-            line = line if number > 1 else line.removeprefix("\ufeff")
+            if number == 1:
+                line = line.removeprefix("\ufeff")
+                self._refuse_old_ends(line)
             yield number, line.removesuffix("\n").rstrip("\r")
 
     def close(self) -> None:
         """Close the stream."""
         self._stream.close()
+
+    def _refuse_old_ends(self, line: str) -> None:
+        """Refuse a file without a newline whose lines end with carriage returns, which would be one line."""
+        if not line.endswith("\n") and "\r" in line.rstrip("\r"):
+            rule, fix = "lines must end with a newline, not with a carriage return alone", "tr '\\r' '\\n' < OLD > NEW"
+            raise fault(self._where, 1, rule, line[: line.rindex("\r")], fix)
 
     @contextmanager
     def _name_damage(self, read: int) -> Iterator[None]:
@@ -181,7 +189,10 @@ class Text:
             pieces = iter(lambda: self._stream.read(_PIECE), b"")
         guess = _guess_encoding(pieces)
         if guess is None or codecs.lookup(guess) == codecs.lookup(self.encoding):
-            return f"{self._key}=NAME of the encoding in which it was written, such as cp1251, gb18030 or shift_jis"
+            return (
+                f"{self._key}=NAME of the encoding in which it was written, such as cp1251, gb18030 or shift_jis; "
+                "where only this line is wrong, mend it; a file that is not text has to be saved as one"
+            )
         return f"{self._key}={guess}"
 
     def _compare_with_utf8(self) -> None:
@@ -243,13 +254,10 @@ def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[Line]:
     """Yield (line number, line without its end) of ``path``, as :class:`Text` has them.
 
     Raises:
-        UserError: as :func:`read_text`, or a line is too long for a file with a token or a record a line.
+        UserError: as :func:`read_text`.
     """
     with _open_text(path, encoding) as text:
         for number, line in text.lines():
-            if len(line) > MAX_LINE:
-                fix = "check that this is the right file; data.format=conll, jsonl or parquet names its format"
-                raise fault(path, number, f"a line may have {MAX_LINE:,} characters at most", line, fix)
             if (place := line.find("\0")) >= 0:
                 raise _holds_nul(path, number, line, place)
             yield number, line
@@ -263,17 +271,23 @@ def _holds_nul(path: Path, line: int, text: str, place: int) -> UserError:
 def _guess_encoding(pieces: Iterable[bytes]) -> str | None:
     """Return the encoding that text seems to have; None if it is none of the most frequent ones.
 
-    UTF-16 begins with a mark, UTF-8 is seldom valid by chance, and cp1252 is latin-1 with letters for all but five of
-    the bytes from 0x80 to 0x9f, which are control characters there.
+    UTF-16 begins with a mark, or half of its bytes are 0. UTF-8 is seldom valid by chance, so that a file that has both
+    valid and other bytes mixes encodings. cp1252 is latin-1 with letters for all but five of the bytes from 0x80 to
+    0x9f, which are control characters there. Both are of languages that write most letters in ASCII: where other bytes
+    prevail, it is text in Cyrillic, Greek or Chinese letters.
     """
     utf8: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
     seen: set[int] = set()
+    mixed, beyond, letters = False, 0, 0
     for place, piece in enumerate(pieces):
         if place == 0 and piece[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return "utf-16"
-        if place == 0 and (zero := piece.find(0)) >= 0:  # half of a Latin letter
-            return "utf-16-le" if zero % 2 else "utf-16-be"
+        if place == 0 and piece.count(0) * 4 > len(piece):  # half of a Latin letter
+            return "utf-16-le" if piece.find(0) % 2 else "utf-16-be"
         seen |= set(piece)
+        mixed = mixed or not piece.decode("utf-8", "ignore").isascii()
+        beyond += len(piece) - len(piece.translate(None, _BEYOND_ASCII))
+        letters += len(piece) - len(piece.translate(None, string.ascii_letters.encode()))
         try:
             if utf8 is not None:
                 utf8.decode(piece)
@@ -281,9 +295,12 @@ def _guess_encoding(pieces: Iterable[bytes]) -> str | None:
             utf8 = None
     if utf8 is not None:
         return "utf-8"
-    if not any(0x80 <= byte < 0xA0 for byte in seen):
-        return "latin-1"
-    return None if seen & {0x81, 0x8D, 0x8F, 0x90, 0x9D} else "cp1252"
+    if mixed or beyond > letters or seen & {0, 0x81, 0x8D, 0x8F, 0x90, 0x9D}:
+        return None
+    return "cp1252" if any(0x80 <= byte < 0xA0 for byte in seen) else "latin-1"
+
+
+_BEYOND_ASCII = bytes(range(0x80, 0x100))
 
 
 def is_encodable(text: str) -> bool:

@@ -65,7 +65,11 @@ def column_items(numbered: Iterable[tuple[int, str]], where: str, reading: Readi
     Raises:
         UserError: names a line that does not fit, or the column that does not hold words.
     """
-    lines, gap = csv_lines(numbered, where, "--format=conll") if rows else (token_lines(numbered), "")
+    lines, gap = (
+        csv_lines(numbered, where, "--format=conll")
+        if rows
+        else (token_lines(numbered, where, "--format=text is for running text"), "")
+    )
     looked_at = list(itertools.islice(lines, _LOOKED_AT))
     known = with_header(Path(where), looked_at, [reading.typed] if reading.typed else [])
     layout = _choose(known, reading)
@@ -195,6 +199,7 @@ def _choose(lines: Lines, reading: Reading) -> Layout:
     """Return the places of words, and of tags (-1 where the file has none)."""
     if not lines.width:
         return Layout(0, -1)
+    _refuse_commas(lines)
     layout = _typed(lines, reading) if reading.typed is not None else _fitting(lines, reading.saved)
     if layout is None:
         layout = _found(lines)
@@ -208,6 +213,16 @@ def _choose(lines: Lines, reading: Reading) -> Layout:
     if layout.tag >= lines.width or not all(is_tag(line.cells[layout.tag]) for line in whole):
         layout = replace(layout, tag=-1)
     return layout
+
+
+def _refuse_commas(lines: Lines) -> None:
+    """Refuse lines of one column that are rows of separated values."""
+    rows = [line for line in lines.lines if line.cells]
+    for separator in ",;":
+        counts = {line.text.count(separator) for line in rows}
+        if lines.width == 1 and len(rows) > 1 and len(counts) == 1 and 0 not in counts:
+            rule = f"tabs or spaces must separate columns, and every line has {counts.pop()} {separator!r}"
+            raise fault(lines.path, rows[0].number, rule, rows[0].text, "--format=csv")
 
 
 def _typed(lines: Lines, reading: Reading) -> Layout:

@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 from mistral_ner.config.data_keys import FORMAT_OF_SUFFIX
 from mistral_ner.data.columns.conll import is_boundary, split_columns
 from mistral_ner.data.columns.lines import looks_like_header
+from mistral_ner.data.records.json_lines import is_object
 from mistral_ner.data.schemes import is_tag
 from mistral_ner.data.source import Line, Text, is_packed, open_bytes, plain_suffix
 from mistral_ner.data.spans.brat import find_texts, is_brat
@@ -90,11 +91,17 @@ def _look(text: Text, where: str, kind: str | None, path: Path | None) -> Source
     if kind is None:
         first = list(itertools.islice(lines, _LOOKED_AT))
         lines = itertools.chain(first, lines)
-        kind = "text"
-        if _has_tags(line for _, line in first):
-            kind = "conll"
-            print(f"{where}: read as conll, as every line has a tag; --format=text reads it as text", file=sys.stderr)
+        kind, why = _find_kind([line for _, line in first if line.strip()])
+        if why:
+            print(f"{where}: read as {kind}, as {why}; --format=text reads it as text", file=sys.stderr)
     return Source(where, kind, lines, path, text.encoding, text.close)
+
+
+def _find_kind(lines: Sequence[str]) -> tuple[str, str]:
+    """Return the format that lines seem to have, and what they show, if that is not text."""
+    if lines and all(map(is_object, lines)):
+        return "jsonl", "every line is a JSON object"
+    return ("conll", "every line has a tag") if _has_tags(lines) else ("text", "")
 
 
 def _has_tags(texts: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The models that people name, each small and random with a tokenizer of its own kind: trained, merged, predicted."""
+"""The models that people name, small and random, with tokenizers of their kinds: trained, searched, merged, used."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from mistral_ner.config.check import check
+from mistral_ner.hyperopt import search
 from mistral_ner.model.stored import read_labels, save_merged
 from mistral_ner.predict import Tagger
 from mistral_ner.train import fit
@@ -87,7 +88,10 @@ class Kind:
 KINDS = {
     "BERT": Kind("bert", word_pieces, "BertTokenizerFast"),
     "RoBERTa": Kind("roberta", byte_pairs, "RobertaTokenizerFast"),
-    "DeBERTa-v3": Kind("deberta-v2", lambda: pieces(BERTS, "[CLS]", "[SEP]"), "DebertaV2TokenizerFast", DEBERTA_V3),
+    # mDeBERTa is DeBERTa-v3, network and kind of tokenizer alike, with a vocabulary of many languages
+    "DeBERTa-v3, mDeBERTa": Kind(
+        "deberta-v2", lambda: pieces(BERTS, "[CLS]", "[SEP]"), "DebertaV2TokenizerFast", DEBERTA_V3
+    ),
     "ModernBERT": Kind("modernbert", byte_pairs, FAST),
     "XLM-R": Kind("xlm-roberta", lambda: pieces(ROBERTAS, "<s>", "</s>"), "XLMRobertaTokenizerFast"),
     "EuroBERT": Kind("eurobert", byte_pairs, FAST, {**GROUPED, "mask_token_id": 4}),
@@ -144,3 +148,40 @@ def test_a_model_that_people_name_is_trained_merged_and_predicts(
     assert ours, "it has learnt to find some"
     assert [(e.start, e.end, e.type) for e in merged] == [(e.start, e.end, e.type) for e in ours]
     np.testing.assert_allclose([e.score for e in merged], [e.score for e in ours], atol=2e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_that_people_name_is_searched(tmp_path: Path, name: str, toy_files: dict[str, str]) -> None:
+    kind, folder = KINDS[name], tmp_path / "model"
+    save_checkpoint(kind, folder)
+    by_loss = {"metric": "eval_loss", "mode": "min"}
+    found = search(
+        {
+            "output_dir": ".",
+            "model": {"model_name": str(folder), "bidirectional": kind.decoder},
+            "data": {"source": "files", **toy_files, "cache_dir": str(tmp_path / "cache")},
+            "training": {**by_loss, "num_epochs": 2, "reports": 2, "threads": 1, "per_device_train_batch_size": 8},
+            "search_space": {
+                "lora_r": {"type": "choice", "choices": [2, 4]},
+                "learning_rate": {"type": "loguniform", "low": 5e-3, "high": 2e-2},
+            },
+            "hyperopt": {
+                "strategy": "random",
+                "optuna_sampler": "Random",
+                "num_trials": 2,
+                "max_concurrent": 1,
+                **by_loss,
+                "final": {"enabled": False},
+                "results_dir": str(tmp_path),
+                "study_name": "s",
+            },
+        }
+    )
+    assert found.trials["state"].tolist() == ["COMPLETE"] * 2
+    first, second = found.trials["value"]
+    assert found.best.metrics["eval_loss"] == min(first, second)
+    assert first != second, "the settings act"
+    assert sorted(found.best.config) == ["learning_rate", "lora_r"]
+    losses = [report["eval_loss"] for report in reports_on_disk(found.best.folder)]
+    assert losses[1] < losses[0], "it learns"
+    assert (found.folder / "best_config.yaml").is_file()

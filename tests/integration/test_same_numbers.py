@@ -53,13 +53,13 @@ WNUT = {
     "dev_file": str(SHARED_DATA / "wnut17" / "emerging.dev.conll"),
     "test_file": str(SHARED_DATA / "wnut17" / "emerging.test.annotated"),
 }
-CASES = [
-    ("music", "mistral", "bf16", 32),  # nearly every sentence takes several windows
-    ("ai", "bert", "fp32", 24),
-    ("politics", "mistral", "fp32", 64),
-    ("literature", "full", "bf16", 128),
-    ("science", "bert", "bf16", 512),
-    ("wnut17", "bert", "auto", 16),
+CASES = [  # data, model, precision, subwords a window, neighbours on each side
+    ("music", "mistral", "bf16", 32, 0),  # nearly every sentence takes several windows
+    ("ai", "bert", "fp32", 24, 0),
+    ("politics", "mistral", "fp32", 64, 0),
+    ("literature", "full", "bf16", 128, 2),
+    ("science", "bert", "bf16", 512, 1),
+    ("wnut17", "bert", "auto", 16, 0),
 ]
 
 
@@ -86,13 +86,14 @@ def train_and_score(tiny: dict[str, Any]) -> tuple[Splits, Score]:
     return splits, scored
 
 
-@pytest.mark.parametrize(("data", "model", "precision", "max_length"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(("data", "model", "precision", "max_length", "context"), CASES, ids=[one[0] for one in CASES])
 def test_predict_gives_the_tags_that_were_scored(
-    data: str, model: str, precision: str, max_length: int, tiny: dict[str, Any], tmp_path: Path
+    data: str, model: str, precision: str, max_length: int, context: int, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     files = WNUT if data == "wnut17" else crossner(data)
-    most = {"max_train_sentences": 200, "max_dev_sentences": 1, "max_test_sentences": 300}
-    tiny["data"] |= {**files, "max_length": max_length, **most}
+    most = {"max_train_sentences": 200, "max_dev_sentences": 1}
+    most |= {} if context else {"max_test_sentences": 300}  # the neighbours of the last one are in the rest of the file
+    tiny["data"] |= {**files, "max_length": max_length, "context_sentences": context, **most}
     tiny["model"] |= MODELS[model]
     tiny["training"] |= {"precision": precision, "num_epochs": 0.05, "reports": 1}
     splits, scored = train_and_score(tiny)

@@ -106,7 +106,7 @@ def read_both_ways(path: Path, count: int) -> tuple[list[InContext], list[InCont
     splits = load_splits(data, as_they_are=True)
     tagger: Any = Tagger(count)
     source = open_source(None, str(path), None)
-    with closing(source.stream):
+    with closing(source):
         for _ in tag_items(tagger, read_items(source, Reading(splits.layout, None, data))):
             pass
     return [InContext(one.tokens, one.before, one.after) for one in splits.train], tagger.seen, splits.origins["train"]

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ TAGGED = "# größer\nAda\tB-PER\tB-PER\nfährt\tO\tO\nnach\tO\tO\nBern\tB-LOC\t
 def predict(file: Path, output: Path, encoding: str, resume_at: int = 0, tagger: Any = None) -> None:
     tagger = tagger or Tagger()
     source = open_source(None, str(file), None, lambda: encoding)
-    with open_output(str(output), source, {}, bool(resume_at)) as out:
+    with closing(source), open_output(str(output), source, {}, bool(resume_at)) as out:
         for place, tagged in enumerate(tag_items(tagger, read_items(source, Reading()), resume_at), 1):
             out.write(tagged)
             if place == 1 and not resume_at and output.name.startswith("killed"):

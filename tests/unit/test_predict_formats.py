@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def predict(file: Path, output: Path | None = None, kind: str | None = None, **d
     tagger: Any = Tagger()
     source = open_source(None, str(file), kind)
     reading = Reading(data=DataConfig(**data))
-    with open_output(None if output is None else str(output), source, {}, False) as out:
+    with closing(source), open_output(None if output is None else str(output), source, {}, False) as out:
         for tagged in tag_items(tagger, read_items(source, reading)):
             out.write(tagged)
     return tagger.seen

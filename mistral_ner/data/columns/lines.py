@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistral_ner.data.columns.conll import is_boundary, split_columns
-from mistral_ner.data.source import MAX_LINE, fault, numbered_lines
 from mistral_ner.data.source import Line as Numbered
+from mistral_ner.data.source import fault, numbered_lines
 
+_MAX_LINE = 1_000_000  # characters of a token's line or a cell; more is a file of another kind
 _DOCUMENT = re.compile(r"#\s*(?:(?:\S+:)?document(?:_id)?|newdoc|(?:begin|end) document)\b")
 _KEY_VALUE = re.compile(r"#\s*\S+ = ")  # as CoNLL-U writes its comments
 _TOKENS = {"token", "tokens", "word", "words", "form", "text", "surface"}
@@ -104,12 +105,22 @@ def read_lines(path: Path, named: Sequence[str] = (), encoding: str = "utf-8") -
 
     A first line that holds one of the column names ``named`` is a header; without them, one of common names is.
     """
-    return with_header(path, list(token_lines(numbered_lines(path, encoding))), named)
+    lines = token_lines(numbered_lines(path, encoding), path, "data.format=csv, jsonl or parquet names its format")
+    return with_header(path, list(lines), named)
 
 
-def token_lines(numbered: Iterable[Numbered]) -> Iterator[Line]:
-    """Yield lines with their columns, which tabs or spaces separate."""
+def token_lines(numbered: Iterable[Numbered], where: str | Path, other: str) -> Iterator[Line]:
+    """Yield lines with their columns, which tabs or spaces separate.
+
+    Args:
+        numbered: the lines of the file.
+        where: names it in messages.
+        other: what the person types if it is a file of another kind.
+    """
     for number, text in numbered:
+        if len(text) > _MAX_LINE:
+            rule = f"a line may have {_MAX_LINE:,} characters at most"
+            raise fault(where, number, rule, text, f"check that this is the right file; {other}")
         cells = split_columns(text)
         yield Line(number, text, [] if is_boundary(cells) else cells)
 
@@ -146,7 +157,7 @@ def csv_lines(numbered: Iterable[Numbered], where: str | Path, other: str) -> tu
     separator = max(",;\t", key=first[-1][1].count) if first else ","
 
     def rows() -> Iterator[Line]:
-        csv.field_size_limit(MAX_LINE)
+        csv.field_size_limit(_MAX_LINE)
         reader = csv.reader((f"{text}\n" for _, text in itertools.chain(first, numbered)), delimiter=separator)
         before = 0
         try:
@@ -163,8 +174,8 @@ def csv_lines(numbered: Iterable[Numbered], where: str | Path, other: str) -> tu
 
 def _as_row(cells: Sequence[str], separator: str) -> str:
     text = io.StringIO()
-    csv.writer(text, delimiter=separator, lineterminator="").writerow(cells)
-    return text.getvalue()
+    csv.writer(text, delimiter=separator).writerow(cells)  # it quotes cells that hold what ends its lines
+    return text.getvalue().removesuffix("\r\n")
 
 
 def looks_like_header(cells: Sequence[str]) -> bool:

@@ -94,7 +94,7 @@ def _is_range(line: Line, layout: Layout) -> bool:
     return layout.index is not None and not line.cells[layout.index].isdecimal()
 
 
-_TWO_COLUMNS = "give every token line a token and a tag, or name the format with data.format=jsonl or parquet"
+_TWO_COLUMNS = "give every token line a token and a tag, or name the format with data.format=csv, jsonl or parquet"
 _EVEN_COLUMNS = "separate the columns by tabs if tokens hold spaces, and sentences by blank lines"
 _OTHER_TAGS = "write tags as O, B-TYPE and I-TYPE; data.tag_column=N picks one"
 

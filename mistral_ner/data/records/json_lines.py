@@ -81,6 +81,14 @@ def parse(path: str | Path, number: int, line: str, fix: str) -> Any:
         raise fault(path, number, "a record must be a JSON object, not lists in lists", line, fix) from None
 
 
+def is_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def as_record(path: str | Path, place: int, record: Any, fix: str) -> dict[str, Any]:
     """Return a JSON object, or one of spaCy's pairs as an object with the key ``text``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mistral_ner.hyperopt.results.report.figure import (
     STATE_COLOURS,
@@ -16,6 +17,8 @@ from mistral_ner.hyperopt.results.report.figure import (
 from mistral_ner.hyperopt.results.report.rows import StudyRows
 from mistral_ner.hyperopt.results.report.settings import build_importance, build_parallel, build_slices
 from mistral_ner.hyperopt.study.event_log import format_value
+
+_MOST_TICKS = 12  # that fit on an axis of a phone
 
 
 def build_figures(rows: StudyRows) -> list[Figure]:
@@ -56,7 +59,14 @@ def build_history(rows: StudyRows) -> Figure:
             "line": {"color": "@accent", "shape": "hv", "width": 2},
         }
     )
-    return Figure("history", "Optimisation history", about, data, build_axes("trial", rows.metric))
+    return Figure("history", "Optimisation history", about, data, _count_axes("trial", rows.metric, len(rows.trials)))
+
+
+def _count_axes(x: str, y: str, count: int) -> dict[str, Any]:
+    """Return a layout whose x counts ``count`` things: there is no trial 0.5."""
+    layout = build_axes(x, y)
+    layout["xaxis"] |= {"dtick": 1} if count <= _MOST_TICKS else {}
+    return layout
 
 
 def build_curves(rows: StudyRows) -> Figure:
@@ -92,7 +102,7 @@ def build_curves(rows: StudyRows) -> Figure:
             }
         )
         named.add(label)
-    layout = build_axes("report", rows.metric)
+    layout = _count_axes("report", rows.metric, rows.reports_per_trial)
     layout["xaxis"]["range"] = [0.7, rows.reports_per_trial + 0.3]
     layout["shapes"] = [
         {
