@@ -142,6 +142,35 @@ def test_the_winner_and_all_axes_fit_into_a_phone(browser: webdriver.Chrome, pag
     assert all(inner <= outer for inner, outer in tables)
 
 
+def test_figures_stay_whole_when_a_phone_is_turned(browser: webdriver.Chrome, page: Path) -> None:
+    """They were cut to 120 pixels by any change of the window's width, such as that of a scroll bar."""
+    script = "return [...document.querySelectorAll('.figure')].map(f => [f.id, f.offsetHeight, f.offsetWidth])"
+    opened(browser, page, 390)
+    before = {name: (height, width) for name, height, width in browser.execute_script(script)}
+    metrics = {"width": 640, "height": 390, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    drawn = "return document.querySelector('#figure-history .main-svg').getBoundingClientRect().width"
+    WebDriverWait(browser, 10).until(lambda driver: driver.execute_script(drawn) > before["figure-history"][1] + 50)
+    after = {name: (height, width) for name, height, width in browser.execute_script(script)}
+    assert {name: height for name, (height, _) in after.items()} == {
+        name: height for name, (height, _) in before.items()
+    }
+    assert min(height for height, _ in after.values()) > 120
+
+
+@pytest.mark.parametrize("width", [320, 500])
+def test_commands_are_read_without_scrolling(browser: webdriver.Chrome, page: Path, width: int) -> None:
+    opened(browser, page, width)
+    script = "return [...document.querySelectorAll('pre')].map(p => [p.scrollWidth, p.clientWidth])"
+    assert all(inner <= outer for inner, outer in browser.execute_script(script))
+
+
+def test_trials_are_counted_in_whole_numbers(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page, 390)
+    script = "return [...document.querySelectorAll('#figure-history .xtick text')].map(t => t.textContent)"
+    assert browser.execute_script(script) == [str(number) for number in range(8)]
+
+
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_the_errors_fit_into_a_phone(browser: webdriver.Chrome, page: Path, width: int) -> None:
     opened(browser, page.with_name("errors.html"), width)

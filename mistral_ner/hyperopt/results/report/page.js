@@ -39,6 +39,7 @@
       place.style.minWidth = (narrow ? 0.55 * wanted : wanted) + "px";
       const config = { responsive: true, displaylogo: false, displayModeBar: false };
       const laid = layout(figure, colour);
+      place.style.height = laid.height + "px";  // Plotly takes the place's own height when the window changes
       if (narrow) laid.margin = { ...laid.margin, t: 110 };
       Plotly.react(place, figure.data.map(trace => coloured(narrow ? closer(trace) : trace, colour)),
         laid, config).then(() => { place.dataset.drawn = "true"; });
