@@ -181,7 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="of the input; default: as its suffix says; else conll where every line has a tag, and text elsewhere",
+        help="of the input; default: as its suffix says; else jsonl where every line is an object, conll where every "
+        "line has a tag, and text elsewhere",
     )
     parser.add_argument(
         "--encoding",
