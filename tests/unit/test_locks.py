@@ -53,6 +53,9 @@ def test_a_lock_is_held_all_the_same(no_locks: None, tmp_path: Path, caplog: pyt
             with files.hold_for_a_write(tmp_path / "journal.flock"):
                 assert (tmp_path / "journal.flock.soft").exists()
     assert not list(tmp_path.glob("*.soft"))
+    with files.hold(tmp_path / "other", 0, keep=False):
+        assert (tmp_path / "other.soft").exists()
+    assert not list(tmp_path.glob("other*"))
     assert len(caplog.records) == 1, "it is said once"
     assert "no file locks on this file system (" in caplog.text
 
