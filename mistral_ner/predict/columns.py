@@ -204,15 +204,24 @@ def _choose(lines: Lines, reading: Reading) -> Layout:
     if layout is None:
         layout = _found(lines)
     rows = [line for line in lines.lines if len(line.cells) > layout.token and not line.is_hashed]
-    cells = {line.cells[layout.token] for line in rows}
-    what = "numbers" if all(map(_NUMBERS.fullmatch, cells)) else "tags" if all(map(is_tag, cells)) else ""
-    if what and len(cells) > 1 and lines.width > 1:
+    if (what := _holds_no_words(rows, layout.token)) and lines.width > 1:
         rule = f"column {lines.name(layout.token)} must hold words, and holds {what}"
-        raise fault(lines.path, rows[0].number, rule, rows[0].text, "--token-column=N, counted from 0")
+        others = (place for place in range(lines.width) if not _holds_no_words(rows, place))
+        place = next(others, None)
+        fix = f"--token-column={lines.name(place)}" if place is not None else "give a file with a column of words"
+        raise fault(lines.path, rows[0].number, rule, rows[0].text, fix)
     whole = [line for line in rows if len(line.cells) == lines.width]
     if layout.tag >= lines.width or not all(is_tag(line.cells[layout.tag]) for line in whole):
         layout = replace(layout, tag=-1)
     return layout
+
+
+def _holds_no_words(rows: Sequence[Line], place: int) -> str:
+    """Return what the cells of a column are, if they are no words; an empty text if they may be."""
+    cells = {line.cells[place] for line in rows if place < len(line.cells)}
+    if len(cells) < 2:
+        return ""
+    return "numbers" if all(map(_NUMBERS.fullmatch, cells)) else "tags" if all(map(is_tag, cells)) else ""
 
 
 def _refuse_commas(lines: Lines) -> None:

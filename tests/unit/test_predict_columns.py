@@ -104,7 +104,7 @@ def test_words_by_the_name_that_the_training_file_gave_them() -> None:
 
 def test_a_column_without_words_is_refused_and_a_typed_one_is_taken() -> None:
     text = "O\tAda\nB-PER\tLi\n"
-    with pytest.raises(UserError, match=r"x.conll:1: column 0 must hold words, and holds tags.*\n.*--token-column=N"):
+    with pytest.raises(UserError, match=r"x.conll:1: column 0 must hold words, and holds tags.*\n.*--token-column=1$"):
         tag(text, Reading(Layout(0, 1, width=2)))
     with pytest.raises(UserError, match=r"--token-column=2 is not a column of x.conll; there are 0 to 1"):
         tag(text, Reading(typed="2"))
