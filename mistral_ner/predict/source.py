@@ -89,7 +89,11 @@ def _look(text: Text, where: str, kind: str | None, path: Path | None) -> Source
     """Return the source of a text, whose first lines say whether it has columns, where nothing else does."""
     lines = text.lines()
     if kind is None:
-        first = list(itertools.islice(lines, _LOOKED_AT))
+        try:
+            first = list(itertools.islice(lines, _LOOKED_AT))
+        except UserError:
+            text.close()
+            raise
         lines = itertools.chain(first, lines)
         kind, why = _find_kind([line for _, line in first if line.strip()])
         if why:
