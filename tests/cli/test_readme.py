@@ -137,6 +137,7 @@ def test_the_five_commands_of_a_new_user_run_as_printed(tmp_path: Path) -> None:
     tagged = json.loads(said[3])
     assert tagged["text"] == "Ada Lovelace was born in London."
     assert all(tagged["text"][one["start"] : one["end"]] == one["text"] for one in tagged["entities"])
+    assert [(one["type"], one["text"]) for one in tagged["entities"]] == [("PER", "Ada Lovelace"), ("LOC", "London")]
     lines = [json.loads(line)["text"] for line in (tmp_path / "entities.jsonl").read_text().splitlines()]
     assert lines == README.splitlines()
 
