@@ -171,6 +171,9 @@ def _added_to_sweeper() -> str:
 def _unknown_choice(found: re.Match[str]) -> str:
     group, choice = found[1], found[2]
     options = found[3].split()
+    if group == "hydra/launcher" and choice.startswith("submitit"):
+        rule = f"{choice!r} comes with hydra-submitit-launcher, which is not installed"
+        return _message(group, rule, "pip install -e '.[slurm]'")
     match = re.search(r"'(.*)'", nearest(choice, options))
     rule = f"must be one of {', '.join(options)}{nearest(choice, options)}, found {choice!r}"
     return _message(group, rule, f"{group}={match[1] if match else options[0]}")
