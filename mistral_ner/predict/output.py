@@ -71,7 +71,7 @@ def open_output(name: str | None, source: Source, run: Mapping[str, Any], resume
     Raises:
         UserError: it cannot be written.
     """
-    path = Path(name).expanduser() if name is not None else None
+    path = files.expand(name) if name is not None else None
     of_folder = source.kind == "brat" and source.path is not None and source.path.is_dir()
     if resume and (path is None or source.path is None or of_folder):
         found = "a folder of brat's" if of_folder else f"--file={source.path or '-'} and --output={name or '-'}"

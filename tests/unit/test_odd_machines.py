@@ -1,0 +1,129 @@
+"""What containers, jobs and their administrators set: CPUs that are not ours, users without a home, Python's flags."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistral_ner import files
+from mistral_ner.config.check import check
+from mistral_ner.errors import ConfigError, UserError
+from mistral_ner.hyperopt.spec import capacity
+from mistral_ner.hyperopt.spec.plan import Plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_a_process(code: str, *flags: str, **environment: str) -> str:
+    """Run a line of Python with this environment and return what it writes."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, *flags, "-c", code], env=env, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+# --- CPUs ---------------------------------------------------------------------------------------------------------
+
+CORES = "from mistral_ner.hyperopt.spec import capacity; print(capacity.cores())"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this process has one CPU in any case")
+def test_cpus_that_this_process_may_not_use_are_not_counted() -> None:
+    """As under Slurm, taskset or a container's --cpuset-cpus."""
+    limited = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]); {CORES}"
+    assert in_a_process(limited) == "1\n"
+
+
+def test_a_share_of_the_cpus_is_counted(tmp_path: Path) -> None:
+    """As under docker --cpus=1.5 or a pod's limit: the kernel's file says 1.5 CPUs of time, which keep two busy."""
+    (tmp_path / "cpu.max").write_text("150000 100000")
+    read = f"import builtins, os; os.cpu_count = lambda: 64; os.sched_getaffinity = lambda pid: set(range(64)); {PATCH}"
+    assert in_a_process(f"{read}; {CORES}", LIMIT=str(tmp_path / "cpu.max")) == "2\n"
+
+
+# the file's place cannot be chosen; the reading itself is joblib's
+PATCH = (
+    "exists, opened = os.path.exists, builtins.open; place = '/sys/fs/cgroup/cpu.max'; "
+    "os.path.exists = lambda path: path == place or exists(path); "
+    "builtins.open = lambda path, *args, **more: opened(os.environ['LIMIT'] if path == place else path, *args, **more)"
+)
+
+
+def test_a_number_that_is_set_for_all_of_pythons_pools_holds_here() -> None:
+    assert in_a_process(CORES, LOKY_MAX_CPU_COUNT="1") == "1\n"
+    assert 1 <= capacity.cores() <= (os.cpu_count() or 1)
+
+
+# --- home ---------------------------------------------------------------------------------------------------------
+
+PATHS = ["output_dir", "hyperopt.results_dir", "data.cache_dir", "data.train_file", "model.model_name"]
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_a_home_that_is_not_there_is_a_fault_of_its_key(key: str, compose: Any) -> None:
+    files_too = ["data=files"] if key == "data.train_file" else []
+    with pytest.raises(ConfigError) as error:
+        check(compose(*files_too, f"{key}='~no_such_user/here'", *([] if key == "output_dir" else ["output_dir=."])))
+    text = str(error.value)
+    assert f"{key}: ~no_such_user/here: this machine knows no home folder for ~no_such_user" in text
+    assert "fix: export HOME=FOLDER, or a path without ~" in text
+
+
+def test_a_user_that_the_machine_does_not_know_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container's that was started with --user 12345."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(ConfigError) as error:
+        check({"output_dir": "/tmp/x"})
+    assert [fault.key for fault in error.value.faults] == ["data.cache_dir"]
+    assert "~/.cache/mistral_ner: this machine knows no home folder for ~" in str(error.value)
+    assert check({"output_dir": "/tmp/x", "data": {"cache_dir": "/tmp/c"}}).data.cache_dir == "/tmp/c"  # the fix helps
+    monkeypatch.setenv("HOME", "/tmp/h")
+    assert check({"output_dir": "/tmp/x"}).data.cache_dir == "/tmp/h/.cache/mistral_ner"
+
+
+def test_a_known_home_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expand("~/x") == tmp_path / "x"
+    assert files.expand("a/~b") == Path("a/~b")
+    with pytest.raises(UserError, match="~nobody_here/x: this machine knows no home folder for ~nobody_here; fix: "):
+        files.expand("~nobody_here/x")
+
+
+# --- Python -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flag", "refused"), [("-OO", True), ("-O", False)])
+def test_a_python_without_docstrings_is_refused(flag: str, refused: bool, tmp_path: Path) -> None:
+    code = (
+        "from mistral_ner.config.check import check; from mistral_ner.training.inputs import check_inputs; "
+        f"check_inputs(check({{'output_dir': '/tmp/x', 'data': {{'cache_dir': {str(tmp_path)!r}}}}}))"
+    )
+    said = in_a_process(code, flag)
+    assert ("fix: unset PYTHONOPTIMIZE" in said) == refused, said
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        (f"hyperopt.study_name={'n' * 300}", "hyperopt.study_name"),
+        ("data.cache_dir=''", "data.cache_dir"),
+        ("model.lora_layers=some", "model.lora_layers"),
+    ],
+)
+def test_a_fault_of_the_config_is_not_said_again_of_the_space(override: str, key: str, compose: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        Plan.of(compose("hyperopt=random", "output_dir=.", override))
+    assert [fault.key for fault in error.value.faults] == [key]
