@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,17 @@ def test_paths_are_those_of_the_shell_in_a_job_with_a_folder_of_its_own(tmp_path
     assert refused.returncode == 1, shown(refused)
     assert f"data.train_file={tmp_path / 'here.txt'}: there is no such file" in refused.stderr
     assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_search_whose_jobs_have_folders_of_their_own_finds_its_data_and_its_study(
+    tmp_path: Path, toy_files: dict[str, str]
+) -> None:
+    shutil.copy(toy_files["train_file"], tmp_path / "here.txt")
+    done = launch(
+        tmp_path,
+        *("-m", "hyperopt=optuna", "hydra.job.chdir=true", "data=files", "data.train_file=here.txt", "model=tiny"),
+        *("debug=quick", "hyperopt.num_trials=2", "hyperopt.final.enabled=false", "hyperopt.study_name=s"),
+    )
+    assert done.returncode == 0, shown(done)
+    assert "2 completed, 0 stopped early, 0 failed" in done.stdout
+    assert (tmp_path / "multirun/s/final/adapter_model.safetensors").exists()
