@@ -79,6 +79,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         fix = "hydra.run.dir=FOLDER, or hyperopt.results_dir=FOLDER for a search"
         return _message(str(error.filename), f"cannot be written or read ({error.strerror})", fix)
+    if isinstance(error, FileNotFoundError) and not _is_somewhere():
+        return _message("the folder in which this was typed", "is gone", "cd to a folder that there is")
     if isinstance(error, OmegaConfBaseException):
         return _message(
             str(error.full_key or "config"), text.splitlines()[0], "write a value there, or mend the ${...}"
@@ -87,6 +89,14 @@ def explain(error: BaseException) -> str:
         if found := re.search(pattern, text, re.DOTALL):
             return message(found)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _is_somewhere() -> bool:
+    """Return whether there is a working directory; it may have been removed."""
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _message(where: str, rule: str, fix: str) -> str:

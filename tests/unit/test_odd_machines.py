@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import subprocess
@@ -14,8 +15,10 @@ import pytest
 from mistral_ner import files
 from mistral_ner.config.check import check
 from mistral_ner.errors import ConfigError, UserError
+from mistral_ner.hyperopt.results.finish import finish
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.opening import lead_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,3 +130,30 @@ def test_a_fault_of_the_config_is_not_said_again_of_the_space(override: str, key
     with pytest.raises(ConfigError) as error:
         Plan.of(compose("hyperopt=random", "output_dir=.", override))
     assert [fault.key for fault in error.value.faults] == [key]
+
+
+# --- a disk that takes the results, and no more -------------------------------------------------------------------
+
+
+def test_a_report_that_cannot_be_written_is_one_line_with_the_command_that_writes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its 400 kB are the last thing that a search writes; here a folder is in their way."""
+    space = {"lora_r": {"type": "choice", "choices": [4, 8]}}
+    place = {"results_dir": str(tmp_path), "study_name": "s", "strategy": "optuna", "num_trials": 1}
+    plan = Plan.of({"output_dir": ".", "training": {"reports": 1}, "search_space": space, "hyperopt": place})
+    with lead_study(plan) as study:
+        asked = study.ask()
+        study.report(asked.number, 1, {"eval_f1": 0.5})
+        study.end(asked.number)
+        (plan.folder / "report.html").mkdir()
+        with caplog.at_level(logging.WARNING):
+            assert finish(study).best_value == 0.5
+    [record] = [record for record in caplog.records if "report.html" in record.getMessage()]
+    assert record.exc_info is None, "no traceback"
+    assert "report.html could not be written (Is a directory); fix: mend that, then python -m" in record.getMessage()
+    (plan.folder / "report.html").rmdir()
+    again = record.getMessage().partition("then python ")[2].split()
+    done = subprocess.run([sys.executable, *again], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0, "the fix helps"
+    assert (plan.folder / "report.html").is_file()

@@ -119,6 +119,9 @@ def _write(study: Study) -> Summary:
 def _publish(study: Study, summary: Summary) -> None:
     try:
         report.write(study, asdict(summary))
+    except OSError as error:
+        again = f"python -m mistral_ner.hyperopt.report {study.plan.folder}"
+        log.warning("report.html could not be written (%s); fix: mend that, then %s", error.strerror or error, again)
     except Exception:  # the results are on disk, and do not depend on the report
         log.warning("report.html could not be written", exc_info=True)
     if study.interrupted is not None:
