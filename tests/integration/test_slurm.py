@@ -158,7 +158,7 @@ number=$(( $(cat last 2>/dev/null || echo 100) + 1 )); echo $number > last
 cp "$1" batch_$number.sh
 export SLURM_JOB_ID=$number SLURM_JOBID=$number SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
 export SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=n1
-cd / && setsid bash "$OLDPWD/batch_$number.sh" >"$OLDPWD/out_$number" 2>&1 &
+( exec setsid bash "batch_$number.sh" ) >"out_$number" 2>&1 </dev/null &
 echo "Submitted batch job $number"
 """
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import pytest
 
 from mistral_ner import files
 from mistral_ner.config.check import check
-from mistral_ner.errors import ConfigError, UserError
+from mistral_ner.errors import ConfigError, UserError, show_user_errors
 from mistral_ner.hyperopt.results.finish import finish
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.opening import lead_study
+from mistral_ner.hyperopt.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,10 +138,9 @@ def test_a_fault_of_the_config_is_not_said_again_of_the_space(override: str, key
 # --- a disk that takes the results, and no more -------------------------------------------------------------------
 
 
-def test_a_report_that_cannot_be_written_is_one_line_with_the_command_that_writes_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its 400 kB are the last thing that a search writes; here a folder is in their way."""
+@pytest.fixture
+def searched(tmp_path: Path) -> Iterator[Study]:
+    """A search after its only trial."""
     space = {"lora_r": {"type": "choice", "choices": [4, 8]}}
     place = {"results_dir": str(tmp_path), "study_name": "s", "strategy": "optuna", "num_trials": 1}
     plan = Plan.of({"output_dir": ".", "training": {"reports": 1}, "search_space": space, "hyperopt": place})
@@ -146,9 +148,56 @@ def test_a_report_that_cannot_be_written_is_one_line_with_the_command_that_write
         asked = study.ask()
         study.report(asked.number, 1, {"eval_f1": 0.5})
         study.end(asked.number)
-        (plan.folder / "report.html").mkdir()
-        with caplog.at_level(logging.WARNING):
-            assert finish(study).best_value == 0.5
+        yield study
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_an_output_without_room_costs_no_result(
+    searched: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in ``python launch.py … > log`` on a full disk, with the results on another."""
+    with Path("/dev/full").open("w", buffering=1) as full, caplog.at_level(logging.WARNING):
+        monkeypatch.setattr(sys, "stdout", full)
+        assert finish(searched).best_value == 0.5
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert "the summary cannot be shown (No space left on device); it is in " in caplog.text
+    assert (searched.plan.folder / "report.html").is_file()
+
+
+def test_an_output_whose_reader_went_away_costs_no_result(searched: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in ``python launch.py … | head``."""
+    read, write = os.pipe()
+    os.close(read)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "w", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert finish(searched).best_value == 0.5
+        monkeypatch.undo()
+    assert (searched.plan.folder / "summary.json").is_file()
+
+
+def test_a_log_line_without_room_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(Path("/dev/full").open("w"))  # noqa: SIM115
+    logger = logging.getLogger("odd")
+    logger.addHandler(handler)
+    with show_user_errors():
+        logger.warning("a line")
+    assert "Traceback" not in capfd.readouterr().err
+    with show_user_errors(debug=True):
+        logger.warning("a line")
+    assert "Logging error" in capfd.readouterr().err
+    logger.removeHandler(handler)
+
+
+def test_a_report_that_cannot_be_written_is_one_line_with_the_command_that_writes_it(
+    searched: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its 400 kB are the last thing that a search writes; here a folder is in their way."""
+    plan = searched.plan
+    (plan.folder / "report.html").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert finish(searched).best_value == 0.5
     [record] = [record for record in caplog.records if "report.html" in record.getMessage()]
     assert record.exc_info is None, "no traceback"
     assert "report.html could not be written (Is a directory); fix: mend that, then python -m" in record.getMessage()
