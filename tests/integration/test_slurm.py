@@ -184,7 +184,7 @@ def test_slurm_is_asked_for_what_a_trial_needs_and_a_trial_uses_it(tmp_path: Pat
     said = run(tmp_path, "", "hydra/launcher=submitit_slurm", "hydra.launcher.use_srun=false", *asked, PATH=path)
     assert [trial.state for trial in read_study(tmp_path / "s").trials] == [TrialState.COMPLETE] * 4, said
     batches = sorted(slurm.glob("batch_*.sh"))
-    assert len(batches) == 4, "a job for each trial"
+    assert len(batches) > 4, "a job for each trial, and for what the end of a search computes"
     for line in ("--partition=night", "--cpus-per-task=3", "--time=90", "--nodes=1"):
         assert f"#SBATCH {line}\n" in batches[0].read_text()
     saved = yaml.safe_load((tmp_path / "s/trial_0000/config.yaml").read_text())
