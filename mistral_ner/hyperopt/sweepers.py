@@ -69,6 +69,20 @@ class RayTuneSweeper(_StudySweeper):
 
     strategies = ("combined", "asha")
 
+    def _task(self) -> DictConfig:
+        """Refuse a launcher that would not be asked: the trials would run on the login node of a cluster.
+
+        Raises:
+            UserError: the launcher is neither Hydra's own nor Ray's.
+        """
+        task, name = super()._task(), self.composed.hydra.launcher._target_.rpartition(".")[2]
+        if name not in ("BasicLauncher", "RayLauncher"):
+            raise UserError(
+                f"hydra/launcher: found {name}, and Ray Tune itself starts the trials of hyperopt="
+                f"{task.hyperopt.strategy}; fix: hyperopt=optuna, or hyperopt.ray_address=auto inside a Ray cluster"
+            )
+        return task
+
 
 class OptunaStudySweeper(_StudySweeper):
     """The Hydra Optuna sweeper engine, as ``hydra/sweeper: optuna_study``; works with any Hydra launcher."""

@@ -220,6 +220,15 @@ def test_what_a_job_cannot_be_is_said_before_anything_is_written(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("strategy", ["combined", "asha"])
+def test_ray_tune_gives_no_jobs_to_slurm_and_says_so(tmp_path: Path, strategy: str) -> None:
+    """Its trials would run on the login node."""
+    said = run(tmp_path, "", "hydra/launcher=submitit_slurm", strategy=strategy)
+    assert f"found SlurmLauncher, and Ray Tune itself starts the trials of hyperopt={strategy}" in said
+    assert "fix: hyperopt=optuna, or hyperopt.ray_address=auto" in said
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_machine_without_slurm_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"has no srun.*fix: start the search on a login node"):

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import HydraException
 
 from mistral_ner import files
 from mistral_ner.config.check import check
+from mistral_ner.config.hydra_errors import explain
 from mistral_ner.errors import ConfigError, UserError, show_user_errors
 from mistral_ner.hyperopt.results.finish import finish
 from mistral_ner.hyperopt.spec import capacity
@@ -206,3 +208,14 @@ def test_a_report_that_cannot_be_written_is_one_line_with_the_command_that_write
     done = subprocess.run([sys.executable, *again], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 0, "the fix helps"
     assert (plan.folder / "report.html").is_file()
+
+
+# --- a package that is not there ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("launcher", ["submitit_slurm", "submitit_local"])
+def test_a_launcher_whose_package_is_missing_names_what_installs_it(launcher: str) -> None:
+    options = "Available options in 'hydra/launcher':\n\tbasic\n\tjoblib\n\tray"
+    said = explain(HydraException(f"Could not find 'hydra/launcher/{launcher}'\n\n{options}"))
+    assert said.startswith(f"hydra/launcher: {launcher!r} comes with hydra-submitit-launcher, which is not installed")
+    assert said.endswith("fix: pip install -e '.[slurm]'")

@@ -17,12 +17,13 @@ from typing import Any
 
 import psutil
 
+from mistral_ner import files
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.workers import Call, Remote, WorkerDiedError
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.study import WORKER_DIED
 
-GIVEN = "jobs.txt"  # in the study's folder: the jobs that a search gave away, one "CLUSTER ID" a line
+GIVEN = "jobs.txt"  # in the study's folder: the jobs of a search that have not ended, one "CLUSTER ID" a line
 _OF_EXECUTOR = ("submitit_folder", "max_num_timeout", "python")  # the launcher's settings that are no job's
 _SHARED = (
     *("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name"),
@@ -117,8 +118,10 @@ class JobWorkers(Remote):
                 self._refused.append(call)
                 continue
             self._running.append((job, call))
-            with self._given.open("a", encoding="utf-8") as given:
-                given.write(f"{self._cluster} {job.job_id}\n")
+            self._note()
+
+    def _note(self) -> None:
+        files.write_text(self._given, "".join(f"{self._cluster} {job.job_id}\n" for job, _ in self._running))
 
     def ended(self, seconds: float) -> list[Call]:
         """Wait up to ``seconds`` for a job to end; return the calls of all that have ended."""
@@ -127,7 +130,9 @@ class JobWorkers(Remote):
             calls, self._refused = self._refused, []
             done = [(job, call) for job, call in self._running if job.done()]
             calls += [_settle(job, call) for job, call in done]
-            self._running = [one for one in self._running if one not in done]
+            if done:
+                self._running = [one for one in self._running if one not in done]
+                self._note()
             self._submit()
             if calls or time.monotonic() >= until:
                 return calls
