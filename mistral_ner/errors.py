@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,7 @@ def show_user_errors(debug: bool = False) -> Iterator[None]:
     Ctrl-C exits with 130.
     """
     composing.end()  # the config is composed: later errors are not about the command line
+    before, logging.raiseExceptions = logging.raiseExceptions, debug  # no traceback for a line that finds no room
     try:
         yield
     except UserError as error:
@@ -69,6 +71,8 @@ def show_user_errors(debug: bool = False) -> Iterator[None]:
             raise
         print("interrupted; every report so far is on disk, and the same command continues from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+    finally:
+        logging.raiseExceptions = before
 
 
 def exit_with(message: str) -> NoReturn:

@@ -235,6 +235,21 @@ LOCK = ".lock"
 _PATIENCE = 30.0  # seconds
 
 
+def expand(path: str | Path) -> Path:
+    """Return a path whose ``~`` is the home folder.
+
+    Raises:
+        UserError: there is none: a container's user without an entry in the machine's list, or a mistyped ``~name``.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: this machine knows no home folder for {Path(path).parts[0]}; "
+            "fix: export HOME=FOLDER, or a path without ~"
+        ) from None
+
+
 @contextmanager
 def name_full_disk(folder: Path, again: str = "type the same command again") -> Iterator[None]:
     """Raise a :class:`DiskFullError` when a write in ``folder`` finds no room (disk, quota or file size).

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mistral_ner import files
 from mistral_ner.config.data_keys import find_data_faults
 from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.config.values import build
@@ -188,11 +189,27 @@ def _folder_faults(config: Config) -> list[Fault]:
     for key, path in {**folders, "data.cache_dir": config.data.cache_dir}.items():
         if not path.strip():
             faults.append(Fault(key, "must be a folder, found an empty name", f"{key}=FOLDER"))
+    faults += _homeless_faults(config)
     for key, path in folders.items():
         folder = Path(_absolute(path))
         if file := next((place for place in (folder, *folder.parents) if _is_file(place)), None):
             rule = f"must be a folder that can be created, found the file {file} in its path"
             faults.append(Fault(key, rule, f"{key}=FOLDER"))
+    return faults
+
+
+def _homeless_faults(config: Config) -> list[Fault]:
+    """Return the faults of paths whose ``~`` stands for no folder."""
+    paths = {"output_dir": config.output_dir, "hyperopt.results_dir": config.hyperopt.results_dir}
+    paths |= {f"data.{name}": getattr(config.data, name) for name in ("cache_dir", *_DATA_FILES)}
+    paths["model.model_name"] = config.model.model_name
+    faults: list[Fault] = []
+    for key, path in paths.items():
+        try:
+            files.expand(path or "")
+        except UserError as error:
+            rule, _, fix = str(error).partition("; fix: ")
+            faults.append(Fault(key, rule, fix))
     return faults
 
 
@@ -203,6 +220,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+_DATA_FILES = ("train_file", "dev_file", "test_file")
 _LONGEST_NAME = 200  # of the 255 that file systems take; temporary names are longer
 
 
@@ -211,14 +229,22 @@ def absolute_paths(config: Config) -> None:
     config.output_dir = _absolute(config.output_dir)
     config.data.cache_dir = _absolute(config.data.cache_dir)
     config.hyperopt.results_dir = _absolute(config.hyperopt.results_dir)
-    for name in ("train_file", "dev_file", "test_file"):
+    for name in _DATA_FILES:
         if path := getattr(config.data, name):
             setattr(config.data, name, _absolute(path))
-    if (folder := Path(config.model.model_name).expanduser()).is_dir():
+    if (folder := _expanded(config.model.model_name)).is_dir():
         config.model.model_name = str(folder.absolute())
-    if (named := config.model.pickled_weights) and (folder := Path(named).expanduser()).is_dir():
+    if (named := config.model.pickled_weights) and (folder := _expanded(named)).is_dir():
         config.model.pickled_weights = str(folder.absolute())
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(_expanded(path).absolute())
+
+
+def _expanded(path: str) -> Path:
+    """Return a path whose ``~`` is the home folder; where there is none, that is a fault of its own."""
+    try:
+        return files.expand(path)
+    except UserError:
+        return Path(path)

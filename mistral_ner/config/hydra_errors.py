@@ -79,6 +79,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         fix = "hydra.run.dir=FOLDER, or hyperopt.results_dir=FOLDER for a search"
         return _message(str(error.filename), f"cannot be written or read ({error.strerror})", fix)
+    if isinstance(error, FileNotFoundError) and not _is_somewhere():
+        return _message("the folder in which this was typed", "is gone", "cd to a folder that there is")
     if isinstance(error, OmegaConfBaseException):
         return _message(
             str(error.full_key or "config"), text.splitlines()[0], "write a value there, or mend the ${...}"
@@ -87,6 +89,14 @@ def explain(error: BaseException) -> str:
         if found := re.search(pattern, text, re.DOTALL):
             return message(found)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _is_somewhere() -> bool:
+    """Return whether there is a working directory; it may have been removed."""
+    try:
+        return Path.cwd().is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _message(where: str, rule: str, fix: str) -> str:
@@ -171,6 +181,9 @@ def _added_to_sweeper() -> str:
 def _unknown_choice(found: re.Match[str]) -> str:
     group, choice = found[1], found[2]
     options = found[3].split()
+    if group == "hydra/launcher" and choice.startswith("submitit"):
+        rule = f"{choice!r} comes with hydra-submitit-launcher, which is not installed"
+        return _message(group, rule, "pip install -e '.[slurm]'")
     match = re.search(r"'(.*)'", nearest(choice, options))
     rule = f"must be one of {', '.join(options)}{nearest(choice, options)}, found {choice!r}"
     return _message(group, rule, f"{group}={match[1] if match else options[0]}")

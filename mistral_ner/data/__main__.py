@@ -84,7 +84,7 @@ def _check_copy(to: str, paths: Sequence[str]) -> None:
 
 def copy_lines(path: Path, data: DataConfig) -> Iterator[str]:
     """Yield the sentences of a file as JSON objects with IOB2 tags, which ``data.format=auto`` reads again."""
-    for sentence in read_file(path.expanduser(), data).sentences:
+    for sentence in read_file(files.expand(path), data).sentences:
         record: dict[str, Any] = {"tokens": sentence.tokens, "ner_tags": to_iob2(sentence.tags)[0]}
         if sentence.text is not None:
             record = {"text": sentence.text, **record, "offsets": sentence.places}

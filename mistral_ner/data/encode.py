@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
+from mistral_ner import files
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.cache import Columns, load_or_build
 from mistral_ner.data.columns.layout import Layout
@@ -82,7 +83,7 @@ def encode(splits: Splits, tokenizer: Any, data: DataConfig) -> Encoded:
     """
     words = WordTokenizer(tokenizer)
     fingerprint = _fingerprint(splits, words, data)
-    folder = Path(data.cache_dir).expanduser() / "encoded" / fingerprint
+    folder = files.expand(data.cache_dir) / "encoded" / fingerprint
     found = load_or_build(folder, lambda: _encode_all(splits, words, data))
     return Encoded(found["train"], found["dev"], found["test"], splits.labels, fingerprint, folder, splits.layout)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mistral_ner import files
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.columns.layout import Layout
 from mistral_ner.data.context import in_context
@@ -74,7 +75,7 @@ def load_splits(data: DataConfig, as_they_are: bool = False) -> Splits:
 
 def _warn_of_leaks(splits: dict[str, list[Sentence]], data: DataConfig) -> None:
     """Say in one warning what dev and test share with train: a score there says little about other text."""
-    paths = {name: Path(path).expanduser().resolve() for name in SPLITS if (path := getattr(data, f"{name}_file"))}
+    paths = {name: files.expand(path).resolve() for name in SPLITS if (path := getattr(data, f"{name}_file"))}
     same = [name for name in ("dev", "test") if data.source == "files" and paths.get(name) == paths["train"]]
     if same:
         verb = "are" if len(same) > 1 else "is"
@@ -135,7 +136,7 @@ def _read_files(data: DataConfig) -> _Read:
     errors: list[UserError] = []
     for name in [name for name in SPLITS if paths[name]]:
         try:
-            path = _require_file(name, Path(paths[name]).expanduser(), data)
+            path = _require_file(name, files.expand(paths[name]), data)
             found = read_file(path, data, like)
             splits[name], scheme = _to_iob2(str(path), found.sentences, data)
             facts = [found.format, found.columns, f"tags {scheme}" if found.tagged else "", _documents(found, data)]

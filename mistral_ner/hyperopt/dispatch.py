@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def search(cfg: DictConfig | Mapping[str, Any] | Config, objective: Objective | 
             trial completed.
     """
     forget_other_launchers()
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's in a notebook, of a widget that is not needed
     plan = Plan.of(without_hydra(cfg))
     summary = run_search(plan, objective)
     from mistral_ner.hyperopt.results.found import SearchResult  # late, as the engines

@@ -69,6 +69,20 @@ class RayTuneSweeper(_StudySweeper):
 
     strategies = ("combined", "asha")
 
+    def _task(self) -> DictConfig:
+        """Refuse a launcher that would not be asked: the trials would run on the login node of a cluster.
+
+        Raises:
+            UserError: the launcher is neither Hydra's own nor Ray's.
+        """
+        task, name = super()._task(), self.composed.hydra.launcher._target_.rpartition(".")[2]
+        if name not in ("BasicLauncher", "RayLauncher"):
+            raise UserError(
+                f"hydra/launcher: found {name}, and Ray Tune itself starts the trials of hyperopt="
+                f"{task.hyperopt.strategy}; fix: hyperopt=optuna, or hyperopt.ray_address=auto inside a Ray cluster"
+            )
+        return task
+
 
 class OptunaStudySweeper(_StudySweeper):
     """The Hydra Optuna sweeper engine, as ``hydra/sweeper: optuna_study``; works with any Hydra launcher."""
@@ -85,7 +99,31 @@ class OptunaStudySweeper(_StudySweeper):
         # Hydra's own launcher runs one job after the other: each has the machine
         if task.hyperopt.max_concurrent is None and "BasicLauncher" in self.composed.hydra.launcher._target_:
             task.hyperopt.max_concurrent = 1
+        if "SlurmLauncher" in self.composed.hydra.launcher._target_:
+            self._leave_to_slurm(task)
         return task
+
+    def _leave_to_slurm(self, task: DictConfig) -> None:
+        """Let nothing follow from this machine: each trial has the CPUs and cards of its Slurm job.
+
+        Raises:
+            UserError: the size of the search is not given, or a job's resources are not given to the launcher.
+        """
+        wanted, job = task.hyperopt.resources_per_trial, self.composed.hydra.launcher
+        if task.hyperopt.max_concurrent is None:
+            raise UserError(
+                "hyperopt.max_concurrent: must be set with hydra/launcher=submitit_slurm: how many jobs may run at "
+                "once is not known here; fix: hyperopt.max_concurrent=8"
+            )
+        for kind, key in (("cpu", "cpus_per_task"), ("gpu", "gpus_per_node")):
+            if wanted[kind] is not None:
+                raise UserError(
+                    f"hyperopt.resources_per_trial.{kind}: does nothing with hydra/launcher=submitit_slurm, found "
+                    f"{wanted[kind]}; fix: hydra.launcher.{key}={max(1, round(wanted[kind]))} instead of it"
+                )
+        wanted.gpu = 0  # so that the cards of this machine count for nothing
+        if task.training.threads is None:
+            task.training.threads = job.cpus_per_task or 1
 
     def _launcher(self) -> Any:
         from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper

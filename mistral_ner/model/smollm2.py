@@ -32,7 +32,7 @@ _TEXT = " Angela Merkel visited the United Nations in New York on Friday."
 def default_folder() -> Path:
     """Return where ``model=smollm2_135m`` looks for the checkpoint."""
     cache = os.environ.get("MISTRAL_NER_CACHE", "~/.cache/mistral_ner")
-    return Path(cache).expanduser() / "models" / "smollm2-135m"
+    return files.expand(cache) / "models" / "smollm2-135m"
 
 
 def prepare_smollm2(folder: str | Path | None = None) -> Path:
@@ -42,7 +42,7 @@ def prepare_smollm2(folder: str | Path | None = None) -> Path:
         UserError: a package that this needs is not installed.
         RuntimeError: the Mistral model does not compute what the Llama model computes.
     """
-    folder = Path(folder).expanduser() if folder else default_folder()
+    folder = files.expand(folder) if folder else default_folder()
     if (folder / "config.json").is_file():
         print(f"{folder} is there already")
         return folder

@@ -15,6 +15,7 @@ from typing import Any
 
 import huggingface_hub
 
+from mistral_ner import files
 from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import UserError
 
@@ -31,7 +32,7 @@ def locate(model: ModelConfig) -> str:
     name = model.model_name
     if name.startswith("package:"):
         return _package_folder(name.removeprefix("package:"))
-    folder = Path(name).expanduser()
+    folder = files.expand(name)
     if folder.is_dir():
         return str(folder.absolute())
     # a hub name is NAME or OWNER/NAME; any other name with a slash is meant as a folder

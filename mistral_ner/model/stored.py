@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
+from mistral_ner import files
 from mistral_ner.config.check import check
 from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.errors import UserError
@@ -57,7 +58,7 @@ def find_model_folder(folder: str | Path) -> Path:
     Raises:
         UserError: there is no trained model.
     """
-    folder = Path(folder).expanduser()
+    folder = files.expand(folder)
     for place in (folder, folder / "final", folder / "adapter"):
         if (place / WEIGHTS).is_file() or ((place / "config.json").is_file() and any(place.glob("*.safetensors"))):
             return place

@@ -146,7 +146,7 @@ def open_output(name: str | None, source: Source, run: Mapping[str, Any], resume
     Raises:
         UserError: it cannot be written.
     """
-    path = Path(name).expanduser() if name is not None else None
+    path = files.expand(name) if name is not None else None
     if resume and (path is None or source.path is None):
         found = f"--file={source.path or '-'} and --output={name or '-'}"
         raise UserError(f"--resume goes on with a file or folder that is read and one that is written, found {found}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from mistral_ner import files
 from mistral_ner.config.data_keys import FORMAT_OF_SUFFIX
 from mistral_ner.data.columns.conll import is_boundary, split_columns
 from mistral_ner.data.columns.lines import looks_like_header
@@ -74,7 +75,7 @@ def open_source(
         stream = sys.stdin.buffer
         unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if is_packed(stream) else stream
         return _look(Text(unpacked, "standard input", find_encoding(), KEY), "standard input", kind, None)
-    path = Path(file).expanduser()
+    path = files.expand(file)
     kind = kind or ("brat" if is_brat(path) else FORMAT_OF_SUFFIX.get(plain_suffix(path)))
     if kind == "parquet":
         fix = f"python -m mistral_ner.data {path} --to {path.stem}.jsonl makes JSON lines of it"

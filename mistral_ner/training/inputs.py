@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from mistral_ner.config.schema import Config
 from mistral_ner.data.read import Splits, load_splits
-from mistral_ner.errors import ConfigError
+from mistral_ner.errors import ConfigError, UserError
 from mistral_ner.model.source import check_model
 from mistral_ner.training.tracking import prepare_tracker, tracker_fault
 
@@ -23,6 +25,11 @@ def check_inputs(config: Config) -> Splits:
     Raises:
         UserError: names what is wrong, with its fix.
     """
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "PYTHONOPTIMIZE=2, or python -OO, takes away the docstrings that transformers reads while it is imported; "
+            "fix: unset PYTHONOPTIMIZE"
+        )
     if (fault := tracker_fault(config.tracking)) is not None:
         raise ConfigError([fault])
     prepare_tracker(config.tracking)

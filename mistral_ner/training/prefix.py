@@ -100,7 +100,7 @@ def frozen_prefix(config: Config, model: Any, data: Encoded, pad_id: int) -> Pre
             f"model.frozen_prefix=true works with {', '.join(SKIPPABLE)}, found a {base.config.model_type}; "
             "type model.frozen_prefix=null"
         )
-    folder = Path(config.data.cache_dir).expanduser() / "prefix"
+    folder = files.expand(config.data.cache_dir) / "prefix"
     key = (folder, frozen, config.model.bidirectional, data.fingerprint)
     kept = _kept.setdefault(base, {})
     if key not in kept:

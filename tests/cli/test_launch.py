@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from command import Done, files_in, launch, shown
+from command import LAUNCH, ROOT, Done, files_in, launch, shown
 
 HEAVY = {"torch", "ray", "transformers", "optuna", "peft", "datasets"}
 
@@ -215,3 +219,36 @@ def test_paths_are_those_of_the_shell_in_a_job_with_a_folder_of_its_own(tmp_path
     assert refused.returncode == 1, shown(refused)
     assert f"data.train_file={tmp_path / 'here.txt'}: there is no such file" in refused.stderr
     assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_search_whose_jobs_have_folders_of_their_own_finds_its_data_and_its_study(
+    tmp_path: Path, toy_files: dict[str, str]
+) -> None:
+    shutil.copy(toy_files["train_file"], tmp_path / "here.txt")
+    done = launch(
+        tmp_path,
+        *("-m", "hyperopt=optuna", "hydra.job.chdir=true", "data=files", "data.train_file=here.txt", "model=tiny"),
+        *("debug=quick", "hyperopt.num_trials=2", "hyperopt.final.enabled=false", "hyperopt.study_name=s"),
+    )
+    assert done.returncode == 0, shown(done)
+    assert "2 completed, 0 stopped early, 0 failed" in done.stdout
+    assert (tmp_path / "multirun/s/final/adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["hyperopt=none", "-m hyperopt=random", "--cfg job"])
+def test_a_folder_that_is_gone_is_one_message(tmp_path: Path, command: str) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    typed = f"import os, sys; os.rmdir({str(gone)!r}); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    done = subprocess.run(
+        [sys.executable, "-c", typed, LAUNCH, *command.split()],
+        cwd=gone,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "--cfg" in command:  # shows what it can
+        assert "Traceback" not in done.stderr
+        return
+    assert done.returncode == 1
+    assert "the folder in which this was typed: is gone\n  fix: cd to a folder that there is" in done.stderr

@@ -14,6 +14,7 @@ from mistral_ner import files
 from mistral_ner.config.check import check
 from mistral_ner.config.schema import to_container
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt import search
 from mistral_ner.hyperopt.dry_run import stopping_rule
 from mistral_ner.hyperopt.results.final import Candidate, _config
 from mistral_ner.hyperopt.spec.plan import Plan
@@ -88,6 +89,26 @@ def test_a_training_ends_when_it_gets_no_better(tiny: dict[str, Any], tmp_path: 
     assert value == min(whole[:ends])
     assert json.loads((tmp_path / "patient" / "checkpoint.json").read_text())["finished"]
     assert fit(patient) == value, "it is over, and is not continued"
+
+
+def test_trials_and_final_trainings_of_a_search_end_when_they_get_no_better(
+    tiny: dict[str, Any], tmp_path: Path, cold: None
+) -> None:
+    settings = {"metric": "eval_loss", "mode": "min", "learning_rate": 0.3, "num_epochs": 2, "reports": 8, "threads": 1}
+    tiny["training"] = {**settings, "patience": 1}
+    tiny["search_space"] = {"weight_decay": {"type": "choice", "choices": [0.0, 0.1]}}
+    place = {"strategy": "random", "optuna_sampler": "Random", "results_dir": str(tmp_path), "study_name": "s"}
+    judged = {"metric": "eval_loss", "mode": "min", "num_trials": 2, "max_concurrent": 1}
+    tiny["hyperopt"] = {**place, **judged, "final": {"top_k": 1, "seeds": 1}}
+    found = search(tiny)
+    assert set(found.trials["state"]) == {"COMPLETE"}
+    folders = [*(tmp_path / "s").glob("trial_*"), *(tmp_path / "s/final/candidates").iterdir()]
+    assert len(folders) >= 3
+    for folder in folders:
+        values = [row["eval_loss"] for row in reports_on_disk(folder)]
+        assert has_lost_patience(values, -1, 1), values
+        assert not has_lost_patience(values[:-1], -1, 1), values
+    assert min(len(reports_on_disk(folder)) for folder in folders) < 8
 
 
 def test_a_run_of_a_version_that_knew_fewer_keys_is_continued(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -33,6 +34,7 @@ class Workers(Protocol):
     """Calls a function for many items."""
 
     at_once: int  # how many calls run side by side
+    elsewhere: bool  # whether each call has CPUs of its own, so that they do not share this machine's
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
         """Yield every item with its result, in the order in which they come.
@@ -45,6 +47,7 @@ class Here:
     """Calls the function in this process, one item after the other."""
 
     at_once = 1
+    elsewhere = False
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
         for item in items:
@@ -52,14 +55,55 @@ class Here:
 
 
 @dataclass(eq=False)
-class _Call:
+class Call:
+    """A call of a function in another process: a handle on what it returns or raises."""
+
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     result: Any = None
     error: BaseException | None = None
 
 
-class RayWorkers:
+class Remote(ABC):
+    """Calls functions in other processes."""
+
+    at_once: int
+    elsewhere = False
+
+    @abstractmethod
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Call:
+        """Call ``function`` as soon as there is room; return a handle that :meth:`ended` returns again."""
+
+    @abstractmethod
+    def ended(self, seconds: float) -> list[Call]:
+        """Wait up to ``seconds`` for a call to end; return all that have ended."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End every call, whatever it is doing."""
+
+    def result(self, call: Call) -> Any:
+        """Return what a call that has ended returned, or raise what it raised.
+
+        Raises:
+            WorkerDiedError: its process is gone.
+        """
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
+        running = {self.start(_result, function, item): item for item in items}
+        while running:
+            for call in self.ended(seconds=1.0):  # not for ever, so that signals are handled
+                item = running.pop(call)
+                try:
+                    yield item, self.result(call)
+                except WorkerDiedError as error:
+                    yield item, Failed(str(error))
+
+
+class RayWorkers(Remote):
     """Ray actors that serve many calls until :meth:`close`; one that died or that a call broke is replaced.
 
     They are actors because Ray ends the process of a task that had a GPU, and the next one would load all again.
@@ -78,14 +122,14 @@ class RayWorkers:
         self.at_once, self.ahead = at_once or plan.at_once, ahead
         self._config = hide_password(plan.config)
         self._actor = worker_class(options)
-        self._waiting: list[_Call] = []
+        self._waiting: list[Call] = []
         self._starting: dict[Any, Any] = {}  # Ray's reference to its first call, and the actor
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[_Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
+        self._busy: dict[Any, tuple[Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
 
-    def start(self, function: Callable[..., Any], *arguments: Any) -> _Call:
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Call:
         """Call ``function`` in a worker as soon as one is free; return a handle that :meth:`ended` returns again."""
-        call = _Call(function, arguments)
+        call = Call(function, arguments)
         self._waiting.append(call)
         self._assign()
         return call
@@ -106,7 +150,7 @@ class RayWorkers:
         actor = self._actor.remote()
         self._starting[actor.call.remote(function, *arguments)] = actor
 
-    def ended(self, seconds: float) -> list[_Call]:
+    def ended(self, seconds: float) -> list[Call]:
         """Wait up to ``seconds`` for a call to end; return all that have ended."""
         import ray
 
@@ -119,7 +163,7 @@ class RayWorkers:
         self._assign()
         return calls
 
-    def _end(self, reference: Any) -> _Call:
+    def _end(self, reference: Any) -> Call:
         import ray
 
         call, actor = self._busy.pop(reference)
@@ -135,7 +179,7 @@ class RayWorkers:
             ray.kill(actor)
         return call
 
-    def _join(self, reference: Any) -> _Call | None:
+    def _join(self, reference: Any) -> Call | None:
         """Add a worker that has started. If it died instead, return a call that fails, so that none waits for ever."""
         import ray
 
@@ -152,26 +196,6 @@ class RayWorkers:
             return call
         self._idle.append(actor)
         return None
-
-    def result(self, call: _Call) -> Any:
-        """Return what a call that has ended returned, or raise what it raised.
-
-        Raises:
-            WorkerDiedError: its process is gone.
-        """
-        if call.error is not None:
-            raise call.error
-        return call.result
-
-    def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
-        running = {self.start(_result, function, item): item for item in items}
-        while running:
-            for call in self.ended(seconds=1.0):  # not for ever, so that signals are handled
-                item = running.pop(call)
-                try:
-                    yield item, self.result(call)
-                except WorkerDiedError as error:
-                    yield item, Failed(str(error))
 
     def warm_up(self, count: int) -> None:
         """Start workers until there are ``count``; they import and read their data before their first call."""

@@ -1,4 +1,4 @@
-"""The Hydra Optuna sweeper engine: runs the trials of ``optuna`` and ``random`` here, in Ray, or in a Hydra launcher.
+"""The Hydra Optuna sweeper engine: runs the trials of ``optuna`` and ``random`` here, in Ray, or in Hydra launchers.
 
 The package's own loop asks for a batch of ``n_jobs`` trials and waits for the slowest of them, knows no pruner and no
 timeout, does not tell a job its trial, and starts again at directory 0. Ours fills every free slot at once.
@@ -20,12 +20,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mistral_ner import files
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster.jobs import JobWorkers, check_launcher, is_submitit
 from mistral_ner.hyperopt.cluster.workers import Here, RayWorkers, Workers, actor_options, worker_class
-from mistral_ner.hyperopt.engines.slots import InLauncher, InProcess, InRay, Slots, ended_job
+from mistral_ner.hyperopt.engines.slots import InLauncher, InProcess, InWorkers, Slots, ended_job
 from mistral_ner.hyperopt.engines.trial import Objective, try_study_trial
 from mistral_ner.hyperopt.results.finish import finish, record_interrupt
 from mistral_ner.hyperopt.results.summary import Summary
-from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.spec.plan import Plan, trial_name
 from mistral_ner.hyperopt.study.event_log import EventLog
 from mistral_ner.hyperopt.study.opening import lead_study
 from mistral_ner.hyperopt.study.signals import catch_signals
@@ -61,7 +62,7 @@ def run(plan: Plan, launcher: Any = None, objective: Objective | None = None) ->
             pool = slots_are_there.enter_context(slots())
             _Loop(study, watch, pool).run()
             if objective is None:  # the trials were trainings: a final one can follow
-                workers = pool.workers if isinstance(pool, InRay) else Here()
+                workers = pool.workers if isinstance(pool, InWorkers) else Here()
         if study.interrupted is not None:
             slots_are_there.close()  # and the trials that still run
         return finish(study, workers)
@@ -75,6 +76,9 @@ def _slots(
         jobs = _HydraJobs(plan, launcher)
         jobs.check_options()
         return jobs.in_ray, True
+    if is_submitit(launcher):
+        check_launcher(launcher)
+        return _HydraJobs(plan, launcher).in_cluster, False
     if launcher is not None:
         jobs = _HydraJobs(plan, launcher)
         return lambda: nullcontext(InLauncher(plan, launcher, jobs.overrides)), False
@@ -98,7 +102,7 @@ def _in_ray(plan: Plan, objective: Objective | None) -> Iterator[Slots]:
 
     with lend_cluster(plan) as resources, closing(RayWorkers(plan, actor_options(resources))) as workers:
         trial, folder = with_storage(plan, try_study_trial), plan.folder
-        yield InRay(workers, lambda number: (trial, folder, number, objective), lambda ended: ended)
+        yield InWorkers(workers, lambda number: (trial, folder, number, objective), lambda ended: ended)
 
 
 class _Loop:
@@ -172,7 +176,22 @@ class _HydraJobs:
             setup_globals()
             job, state, context = with_storage(self.plan, _run_job), Singleton.get_state(), self.launcher.hydra_context
             task = self.launcher.task_function
-            yield InRay(workers, lambda number: (job, context, self._config(number), task, state), ended_job)
+            yield InWorkers(workers, lambda number: (job, context, self._config(number), task, state), ended_job)
+
+    @contextmanager
+    def in_cluster(self) -> Iterator[Slots]:
+        """Lend jobs of Slurm, which the launcher itself would start batch by batch; it is what each of them calls."""
+        with closing(JobWorkers(self.plan, self.launcher)) as workers:
+            setup_globals()
+            state = Singleton.get_state()
+            yield InWorkers(
+                workers,
+                lambda number: (
+                    *(self.launcher, self.overrides(number), "hydra.sweep.dir", number, trial_name(number)),
+                    state,
+                ),
+                ended_job,
+            )
 
     @cached_property
     def _options(self) -> dict[str, Any]:

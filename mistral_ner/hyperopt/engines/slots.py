@@ -1,4 +1,4 @@
-"""Where the trials of the Hydra Optuna sweeper engine run: in this process, in Ray, or in a Hydra launcher."""
+"""Where the trials of the Hydra Optuna sweeper engine run: in this process, in workers, or in a Hydra launcher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from mistral_ner.config.schema import ResourcesConfig
 from mistral_ner.errors import UserError
-from mistral_ner.hyperopt.cluster.workers import RayWorkers, WorkerDiedError
+from mistral_ner.hyperopt.cluster.workers import Remote, WorkerDiedError
 from mistral_ner.hyperopt.engines.trial import Ended, Objective, describe_error, try_study_trial
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan
@@ -57,8 +57,8 @@ class InProcess:
         return [(number, try_study_trial(self.plan.folder, number, self.objective)) for number in waiting]
 
 
-class InRay:
-    """Runs each trial in a Ray worker that outlives it, as many at once as the search allows.
+class InWorkers:
+    """Runs each trial in another process, as many at once as the search allows: a Ray worker, or a job of Slurm.
 
     Args:
         workers: where the trials run.
@@ -66,9 +66,7 @@ class InRay:
         result: turns the function's return value into how the trial ended.
     """
 
-    def __init__(
-        self, workers: RayWorkers, call: Callable[[int], Sequence[Any]], result: Callable[[Any], Ended]
-    ) -> None:
+    def __init__(self, workers: Remote, call: Callable[[int], Sequence[Any]], result: Callable[[Any], Ended]) -> None:
         self.workers, self._call, self._result = workers, call, result
         self._trials: dict[Any, int] = {}  # by the call that runs it
 
@@ -98,7 +96,7 @@ class InRay:
 
 
 class InLauncher:
-    """Runs trials as jobs of a Hydra launcher that returns when the whole batch is done: basic, joblib, submitit.
+    """Runs trials as jobs of a Hydra launcher that returns when the whole batch is done: basic, joblib.
 
     Args:
         plan: the search.

@@ -82,7 +82,7 @@ def run_study_trial(study_folder: Path, number: int, objective: Objective | None
 
 def run_job(cfg: DictConfig, objective: Objective | None = None) -> Ended:
     """Run the trial that a Hydra job is for: ``cfg`` says the study and the trial's number, nothing else counts."""
-    study_folder = Path(cfg.hyperopt.results_dir, cfg.hyperopt.study_name).expanduser().absolute()
+    study_folder = files.expand(Path(cfg.hyperopt.results_dir, cfg.hyperopt.study_name)).absolute()
     return try_study_trial(study_folder, int(cfg.hyperopt.trial), objective)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from mistral_ner.hyperopt.results.model_card import write_card
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.faults import value_at
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
-from mistral_ner.hyperopt.study.live_view import FinalView, NoView
+from mistral_ner.hyperopt.study.live_view import FinalView, NoView, can_show
 from mistral_ner.hyperopt.study.study import GO_ON
 from mistral_ner.hyperopt.study.trial_log import write_trial_log
 from mistral_ner.training.checkpoint import best_report, find_best, reports_on_disk
@@ -117,8 +116,8 @@ def finalise(plan: Plan, complete: Sequence[Candidate], workers: Workers) -> Fin
     wanted = plan.config.hyperopt.final
     seeds = [plan.config.seed + 1 + index for index in range(wanted.seeds)]
     chosen = choose_candidates(plan, complete)
-    at_once = min(workers.at_once, len(chosen) * len(seeds))
-    configs = [[_config(plan, candidate, seed, at_once) for seed in seeds] for candidate in chosen]
+    sharing = None if workers.elsewhere else min(workers.at_once, len(chosen) * len(seeds))
+    configs = [[_config(plan, candidate, seed, sharing) for seed in seeds] for candidate in chosen]
     values, failures = _train_all(plan, [config for of_one in configs for config in of_one], workers)
     runs = []
     for candidate, of_one in zip(chosen, configs, strict=True):
@@ -177,16 +176,17 @@ class _Run:
         return mean(value for _, value in self.trained.values())
 
 
-def _config(plan: Plan, candidate: Candidate, seed: int, at_once: int) -> Config:
+def _config(plan: Plan, candidate: Candidate, seed: int, sharing: int | None) -> Config:
+    """Return a final training's config; ``sharing`` of them share this machine, None if each has CPUs of its own."""
     folder = plan.folder / FOLDER / "candidates" / f"{candidate.name}_seed_{seed}"
     if not (folder / "config.yaml").exists():
         config = plan.trial_config(candidate.trial or 0, candidate.params)
         config.output_dir, config.seed = str(folder), seed
         config.training.patience = plan.config.training.patience  # no scheduler decides here
         config.tracking = replace(plan.config.tracking)  # off for trials only
-        # nothing else runs now, so these trainings share the whole machine
-        share = (config.training.threads or 1) * plan.at_once
-        config.training.threads = max(1, min(capacity.cores(), share) // at_once)
+        if sharing is not None:  # the whole machine, where nothing else runs now
+            share = (config.training.threads or 1) * plan.at_once
+            config.training.threads = max(1, min(capacity.cores(), share) // sharing)
         files.write_yaml(folder / "config.yaml", to_container(config))
     return read_saved_config(folder / "config.yaml")
 
@@ -196,7 +196,7 @@ def _train_all(plan: Plan, configs: Sequence[Config], workers: Workers) -> tuple
     values, failures = dict[str, float](), dict[str, str]()
     log.info("final trainings: %d, %d at once", len(configs), min(workers.at_once, len(configs)))
     folders = [Path(config.output_dir) for config in configs]
-    view = FinalView(plan, folders=folders, at_once=workers.at_once) if sys.stdout.isatty() else NoView()
+    view = FinalView(plan, folders=folders, at_once=workers.at_once) if can_show() else NoView()
     with view:
         for config, value in workers.each(_train, configs):
             folder = Path(config.output_dir)

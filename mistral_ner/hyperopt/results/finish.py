@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -119,6 +119,9 @@ def _write(study: Study) -> Summary:
 def _publish(study: Study, summary: Summary) -> None:
     try:
         report.write(study, asdict(summary))
+    except OSError as error:
+        again = f"python -m mistral_ner.hyperopt.report {study.plan.folder}"
+        log.warning("report.html could not be written (%s); fix: mend that, then %s", error.strerror or error, again)
     except Exception:  # the results are on disk, and do not depend on the report
         log.warning("report.html could not be written", exc_info=True)
     if study.interrupted is not None:
@@ -185,4 +188,8 @@ def _print(summary: Summary, study: Study) -> None:
     title = f"{summary.strategy} search {end}"
     # lines are folded, not cut, so that they can be copied; files and pipes take wide lines
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(Panel.fit(table, title=title))
+    try:
+        with suppress(SystemExit):  # rich's, of a pipe whose reader went away: … | head
+            console.print(Panel.fit(table, title=title))
+    except OSError as error:  # of a file that the output goes to; the results are elsewhere
+        log.warning("the summary cannot be shown (%s); it is in %s/summary.json", error.strerror or error, folder)

@@ -222,9 +222,12 @@ def _forbidden(config: Config, space: SearchSpace, values: Mapping[str, Any]) ->
 def _space_faults(config: Config, space: SearchSpace) -> list[Fault]:
     """Return the faults of the config at the ends of the space, which a trial would otherwise find while it runs."""
     faults: dict[str, Fault] = {}
+    _, own = read(config)  # reported as they are: the space has nothing to do with them
     for by_path in at_extremes(space):
         _, found = read(with_values(config, by_path))
         for fault in found:
+            if fault in own:
+                continue
             name = next((p.name for p in space if p.path == fault.key), fault.key)
             faults.setdefault(
                 f"{name} {fault.rule}",

@@ -1,10 +1,9 @@
-"""The events of a search: a line for each in ``hyperopt.log``, and the live view of a terminal."""
+"""The events of a search: a line for each in ``hyperopt.log``, and the live view."""
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,7 +11,7 @@ from types import TracebackType
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.live_view import LiveView, NoView
+from mistral_ner.hyperopt.study.live_view import LiveView, NoView, can_show
 from mistral_ner.hyperopt.study.samplers import explain_choices
 from mistral_ner.hyperopt.study.study import FAILURES, REASON, VERDICT, Proposal, Study
 
@@ -46,7 +45,7 @@ class EventLog:
         self.ended_trials = study.ended
         self.best = study.best_so_far  # trial, value
         self._file = append_log(study.plan)
-        self._view = _build_view(study) if sys.stdout.isatty() else NoView()
+        self._view = _build_view(study) if can_show() else NoView()
 
     def __enter__(self) -> EventLog:
         self._file.__enter__()

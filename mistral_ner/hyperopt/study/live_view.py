@@ -1,16 +1,22 @@
-"""The live view of a search and of its final trainings in a terminal: what runs, what has ended, what it cost."""
+"""The live view of a search and of its final trainings: what runs, what has ended, what it cost.
+
+A terminal shows it, or the cell of a notebook.
+"""
 
 from __future__ import annotations
 
+import contextvars
+import io
 import logging
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -38,8 +44,65 @@ def estimate_time_left(spent: float, trials_ended: int, num_trials: int) -> floa
     return spent / trials_ended * max(0, num_trials - trials_ended) if trials_ended >= 2 else None
 
 
+def can_show() -> bool:
+    """Return whether there is a terminal or a notebook to draw in."""
+    return sys.stdout.isatty() or in_notebook()
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook; IPython in a terminal has none."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+class NotebookScreen:
+    """Keeps what ``render`` returns in the output of a notebook's cell, as HTML that needs no widget.
+
+    The last state stays there, for whoever opens the notebook later.
+    """
+
+    def __init__(self, render: Callable[[], RenderableType]) -> None:
+        self._render = render
+        self._over = threading.Event()
+        # in the cell's context, by which the kernel knows to which cell an output belongs
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._refresh,), daemon=True)
+        self._handle: Any = None
+
+    def start(self) -> None:
+        """Show the first state, and refresh it from now on."""
+        from IPython.display import HTML, display  # only a notebook has it
+
+        self._handle = display(HTML(to_html(self._render())), display_id=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show the last state."""
+        self._over.set()
+        self._thread.join()
+        self._update()
+
+    def _refresh(self) -> None:
+        while not self._over.wait(1 / REFRESHES_PER_SECOND):
+            self._update()
+
+    def _update(self) -> None:
+        from IPython.display import HTML
+
+        self._handle.update(HTML(to_html(self._render())))
+
+
+def to_html(view: RenderableType, width: int = 100) -> str:
+    """Return a view as HTML of ``width`` characters a line, with its colours in the text itself."""
+    console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True, force_jupyter=False)
+    console.print(view)
+    return console.export_html(inline_styles=True, code_format=_PRE)
+
+
+_PRE = """<pre style="white-space: pre; overflow-x: auto; line-height: normal; font-family: monospace">{code}</pre>"""
+
+
 class NoView:
-    """Draws nothing: the view of a search without a terminal."""
+    """Draws nothing: the view of a search without a terminal or a notebook."""
 
     def __enter__(self) -> NoView:
         return self
@@ -61,19 +124,17 @@ class NoView:
 
 
 @dataclass
-class _TerminalView(NoView, ABC):
-    """A context manager that keeps what :meth:`render` returns at the bottom of the terminal."""
+class _ShownView(NoView, ABC):
+    """A context manager that keeps what :meth:`render` returns at the bottom of the terminal, or in the cell."""
 
     plan: Plan
     console: Console = field(default_factory=Console)
     started: float = field(default_factory=time.monotonic)
-    _live: Live | None = None
+    _live: Live | NotebookScreen | None = None
     _streams: list[tuple[logging.StreamHandler, object, int]] = field(default_factory=list)  # type: ignore[type-arg]
 
     def __enter__(self) -> Self:
-        self._live = Live(
-            console=self.console, get_renderable=self.render, refresh_per_second=REFRESHES_PER_SECOND, transient=True
-        )
+        self._live = self._screen()
         self._live.start()
         # log lines scroll by above the view, and only warnings and errors do
         for handler in logging.getLogger().handlers + logging.getLogger("mistral_ner").handlers:
@@ -89,6 +150,13 @@ class _TerminalView(NoView, ABC):
         if self._live is not None:
             self._live.stop()
 
+    def _screen(self) -> Live | NotebookScreen:
+        if in_notebook():
+            return NotebookScreen(self.render)
+        return Live(
+            console=self.console, get_renderable=self.render, refresh_per_second=REFRESHES_PER_SECOND, transient=True
+        )
+
     @abstractmethod
     def render(self) -> RenderableType:
         """Return the current view."""
@@ -101,7 +169,7 @@ class _TerminalView(NoView, ABC):
 
 
 @dataclass
-class LiveView(_TerminalView):
+class LiveView(_ShownView):
     """The view of the trials."""
 
     curves: dict[int, dict[int, float]] = field(default_factory=dict)  # of the running trials
@@ -181,7 +249,7 @@ class LiveView(_TerminalView):
 
 
 @dataclass
-class FinalView(_TerminalView):
+class FinalView(_ShownView):
     """The view of the final trainings, whose reports are read from their folders: workers may run them elsewhere."""
 
     folders: Sequence[Path] = ()  # in the order in which they are trained

@@ -320,7 +320,7 @@ def read_warm_trials(plan: Plan) -> list[FrozenTrial]:
     if name is None:
         return []
     near = plan.folder.parent / name
-    earlier = read_study(near if near.is_dir() else Path(name).expanduser())
+    earlier = read_study(near if near.is_dir() else files.expand(name))
     theirs, ours = earlier.plan.config.hyperopt, plan.config.hyperopt
     if (theirs.metric, theirs.mode) != (ours.metric, ours.mode) or theirs.second_metric != ours.second_metric:
         raise UserError(
