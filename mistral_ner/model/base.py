@@ -75,10 +75,8 @@ def load_base(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
         if model.resize_embeddings:
             _resize_embeddings(base, vocab_size)
     if model.quantization != "none":
-        from peft import prepare_model_for_kbit_training
-
-        # here and once: it casts the layers that are not quantised to float32, which detach could not undo
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+        # not peft's prepare_model_for_kbit_training: it makes embeddings and norms float32, and with them everything
+        # that passes from layer to layer, up to twice the activations
         _keep_packing(base)
     return remove_head(base)
 

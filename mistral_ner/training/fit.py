@@ -188,11 +188,13 @@ def _arguments(config: Config, schedule: Schedule, trackers: list[str]) -> Train
         eval_strategy="no",  # Reporter says when to evaluate, log and save
         save_strategy="no",
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would wait for the loss in every step, which Reporter checks at reports
         report_to=trackers,
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},  # copies out of pinned memory need no wait
     )
 
 
