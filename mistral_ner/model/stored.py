@@ -82,7 +82,7 @@ def load_trained(folder: str | Path) -> Trained:
     place = find_model_folder(folder)
     config, tokenizer = _read_config(place), load_saved_tokenizer(place)
     if not _is_adapter(place):
-        model = _load_whole(place, config.model if config is not None else ModelConfig())
+        model = _load_whole(place, config.model if config is not None else ModelConfig(), device())
         # a dict whose keys are numbers, in any order
         names = cast(dict[int, str], model.config.id2label)
         labels = [names[index] for index in sorted(names)]
@@ -227,15 +227,15 @@ def merge_adapter(model: ModelConfig, labels: Sequence[str], vocab_size: int, ad
     """Return a plain transformers model whose weights are base plus adapter, ready for ``save_pretrained``.
 
     A model that was trained whole is returned as it is. Otherwise the base is loaded without quantisation: merging
-    into 4 or 8 bits would round the adapter away.
+    into 4 or 8 bits would round the adapter away. All of it is on the CPU, because the GPUs may be at work.
 
     Raises:
         UserError: the model cannot be loaded, or the adapter does not fit it.
     """
     if model.tuning == "full":
-        return _load_whole(Path(adapter), model)
-    whole = replace(model, quantization="none", gradient_checkpointing=False)
-    base = load_base(whole, vocab_size)
+        return _load_whole(Path(adapter), model, _CPU)
+    whole = replace(model, quantization="none", gradient_checkpointing=False, attention="auto")
+    base = load_base(whole, vocab_size, _CPU)
     attached = cast(PeftModel, attach(whole, base, labels, seed=0))
     load_adapter(attached, adapter)
     merged = cast(PreTrainedModel, attached.merge_and_unload())
@@ -244,7 +244,10 @@ def merge_adapter(model: ModelConfig, labels: Sequence[str], vocab_size: int, ad
     return merged
 
 
-def _load_whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
+_CPU = torch.device("cpu")
+
+
+def _load_whole(folder: Path, settings: ModelConfig, place: torch.device) -> PreTrainedModel:
     """Load a merged model, or one that was trained whole."""
     check_weights(str(folder))
     try:
@@ -260,7 +263,7 @@ def _load_whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
         for module in model.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = False  # type: ignore[assignment]  # flash attention reads it, and no file stores it
-    model.to(device())  # type: ignore[arg-type]
+    model.to(place)  # type: ignore[arg-type]
     return model
 
 
