@@ -178,7 +178,7 @@ def _pretrained(source: str, model: ModelConfig, place: torch.device) -> PreTrai
             f"the weights of {model.model_name} must fill a {config.model_type} model, but {len(missing)} are missing, "
             f"{missing[0]} first; type another model.model_name"
         )
-    loaded: PreTrainedModel = base if options else base.to(place)  # type: ignore[arg-type]
+    loaded: PreTrainedModel = base if options else base.to(place)
     return loaded
 
 

@@ -23,15 +23,16 @@ import yaml
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from mistral_ner.config.check import check
 from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.metrics import entity_types
-from mistral_ner.model.adapter import attach, lend_model
+from mistral_ner.model.adapter import Head, attach, lend_model
 from mistral_ner.model.base import forget_base, load_base, quiet
-from mistral_ner.model.hardware import device, frozen_dtype
+from mistral_ner.model.hardware import HEADS, device, frozen_dtype
 from mistral_ner.model.source import check_weights
 from mistral_ner.model.tokenizer import load_saved_tokenizer
 
@@ -263,6 +264,9 @@ def _load_whole(folder: Path, settings: ModelConfig, place: torch.device) -> Pre
         for module in model.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = False  # type: ignore[assignment]  # flash attention reads it, and no file stores it
+    for name in HEADS:
+        if type(head := getattr(model, name, None)) is nn.Linear:
+            head.__class__ = Head  # which computes as in training
     model.to(place)  # type: ignore[arg-type]
     return model
 

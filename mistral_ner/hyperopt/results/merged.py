@@ -31,7 +31,7 @@ def merge(config: Config, adapter: Path, folder: Path, splits: Sequence[str], wo
         adapter: what it trained.
         folder: the final model's.
         splits: to score it on.
-        workers: score it; where they cannot (unrounded weights of a 4-bit search may not fit its card), the card says so.
+        workers: score it; where they cannot (the weights of a 4-bit search may not fit in 16), the card says so.
     """
     from mistral_ner.model.stored import read_labels, save_merged  # late, because it imports torch
 
