@@ -10,8 +10,11 @@ from rich.table import Table
 from mistral_ner.config.schema import TrainingConfig
 from mistral_ner.data.overview import describe as describe_splits
 from mistral_ner.data.read import load_splits
+from mistral_ner.hyperopt.spec.needs import describe_needs
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.samplers import explain_choices
+
+_LABELS = 9  # CoNLL's, where the data is not read
 
 
 def describe(plan: Plan) -> None:
@@ -39,6 +42,8 @@ def describe(plan: Plan) -> None:
         facts.add_row("constraint", constraint.text)
     facts.add_row("reports", expected_reports(plan))
     facts.add_row("training", length(plan.config.training))
+    for name, words in describe_needs(plan, _LABELS if splits is None else len(splits.labels)):
+        facts.add_row(name, words)
     console.print(facts)
     space = Table("parameter", "path", "values", box=None, pad_edge=False)
     for parameter in plan.space:

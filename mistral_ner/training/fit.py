@@ -29,7 +29,13 @@ from mistral_ner.model.hardware import precision, usable_precision
 from mistral_ner.model.stored import COLUMNS
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation
-from mistral_ner.training.memory import OutOfMemoryError, TrainingError, light_collections, name_memory_errors
+from mistral_ner.training.memory import (
+    OutOfMemoryError,
+    TrainingError,
+    light_collections,
+    name_memory_errors,
+    refuse_what_cannot_fit,
+)
 from mistral_ner.training.prefix import Prefix, frozen_prefix
 from mistral_ner.training.prepare import prepare
 from mistral_ner.training.schedule import Schedule
@@ -115,6 +121,7 @@ def _train_on(
     data: Encoded,
 ) -> None:
     """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
+    refuse_what_cannot_fit(config, len(data.labels), len(tokenizer))
     pad_id = int(tokenizer.pad_token_id or 0)
     batch = config.training.per_device_train_batch_size
     tokens = max(1, config.training.eval_batch_tokens * at_once // batch)
