@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 import weakref
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from mistral_ner.config.schema import Config, ModelConfig, TrainingConfig
 from mistral_ner.model import lend_model
 from mistral_ner.model.cpu.dropout import quick_dropout
 from mistral_ner.model.memory.network import read_network
-from mistral_ner.model.memory.plan import MemoryPlan, plan_memory
+from mistral_ner.model.memory.plan import MemoryPlan, format_size, plan_memory
 from mistral_ner.training import memory
 from mistral_ner.training.memory import OutOfMemoryError, refuse_what_cannot_fit
 
@@ -148,6 +150,19 @@ def test_a_7b_in_figures() -> None:
     assert plans["none"].numbers == 41_943_040 + 9 * 4097
     assert [round(plan.weights / 1e9, 2) for plan in plans.values()] == [14.23, 7.25, 3.87]
     assert round(plan_memory(mistral_7b(tuning="full"), 9, 32768, 128, True).least / 1e9) == 128
+
+
+def test_the_table_of_the_docs_is_the_plan() -> None:
+    page = (Path(__file__).parents[2] / "docs/gpus.md").read_text()
+    rows = re.findall(r"^\| `model=mistral_7b\w*`.*?\| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 3
+    for bits, row in zip(("none", "8bit", "4bit"), rows, strict=True):
+        plans = [
+            plan_memory(mistral_7b(quantization=bits, gradient_checkpointing=again), 9, 32768, length, True)
+            for again in (True, False)
+            for length in (128, 512)
+        ]
+        assert row.split(" | ") == [format_size(plan.total or 0) for plan in plans]
 
 
 def test_what_cannot_fit_is_refused_with_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
