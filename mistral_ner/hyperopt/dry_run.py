@@ -18,7 +18,7 @@ _LABELS = 9  # CoNLL's, where the data is not read
 
 
 def describe(plan: Plan) -> None:
-    """Print strategy, sampler, stopping rule, search space, budgets, the reports to expect, and the files read.
+    """Print strategy, sampler, stopping rule, space, budgets, reports to expect, files read, memory and disk.
 
     Raises:
         UserError: a file of the data cannot be read.
@@ -42,8 +42,6 @@ def describe(plan: Plan) -> None:
         facts.add_row("constraint", constraint.text)
     facts.add_row("reports", expected_reports(plan))
     facts.add_row("training", length(plan.config.training))
-    for name, words in describe_needs(plan, _LABELS if splits is None else len(splits.labels)):
-        facts.add_row(name, words)
     console.print(facts)
     space = Table("parameter", "path", "values", box=None, pad_edge=False)
     for parameter in plan.space:
@@ -56,6 +54,12 @@ def describe(plan: Plan) -> None:
         console.print(f"trial {number} is given: {shown}")
     if splits is not None:
         console.print(f"\nwhat was read:\n{describe_splits(splits)}", markup=False, soft_wrap=True)
+    sys.stdout.flush()
+    needs = Table.grid(padding=(0, 2))  # last: it takes torch, which takes seconds to import
+    for name, words in describe_needs(plan, _LABELS if splits is None else len(splits.labels)):
+        needs.add_row(name, words)
+    console.print()
+    console.print(needs)
 
 
 def stopping_rule(plan: Plan) -> str:
