@@ -13,7 +13,7 @@ CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev prod resume train test test-fast check bench report dashboard smollm2 clean
+.PHONY: help install dev prod resume train test test-fast gpu check bench report dashboard smollm2 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,6 +43,9 @@ test: install  ## run all the tests, WORKERS=2 at once; ARGS=tests/unit/test_x.p
 
 test-fast: install  ## run the unit tests and one small search, in a few minutes
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/cli/test_smoke.py $(ARGS)
+
+gpu: install  ## run the tests of a GPU, in 10 minutes at most; without one those that a CPU can do, and a loud line
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 check: install  ## ruff, and mypy --strict on the package
 	$(BIN)/ruff check .

@@ -69,6 +69,7 @@ def run_search(plan: Plan, objective: Objective | None = None, launcher: Any = N
         from mistral_ner.training.prepare import describe_data  # late: transformers comes after bad data
 
         log.info("what was read:\n%s", describe_data(plan.config, splits))
+        _check_memory(plan, launcher)
         _check_lengths(plan)
     if plan.asha:
         from mistral_ner.hyperopt.engines import ray_tune
@@ -77,6 +78,21 @@ def run_search(plan: Plan, objective: Objective | None = None, launcher: Any = N
     from mistral_ner.hyperopt.engines import optuna_sweeper
 
     return optuna_sweeper.run(plan, launcher, objective)
+
+
+def _check_memory(plan: Plan, launcher: Any) -> None:
+    """Check that this machine can hold the model; where others train, each trial checks its own.
+
+    Raises:
+        OutOfMemoryError: it cannot.
+    """
+    from mistral_ner.training.memory import refuse_what_cannot_fit
+    from mistral_ner.training.prepare import prepare
+
+    here = launcher is None or type(launcher).__name__ in ("BasicLauncher", "JoblibLauncher")
+    if here and plan.config.hyperopt.ray_address is None:
+        tokenizer, data = prepare(plan.config)
+        refuse_what_cannot_fit(plan.config, len(data.labels), len(tokenizer))
 
 
 def _check_lengths(plan: Plan) -> None:

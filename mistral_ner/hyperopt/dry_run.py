@@ -10,12 +10,15 @@ from rich.table import Table
 from mistral_ner.config.schema import TrainingConfig
 from mistral_ner.data.overview import describe as describe_splits
 from mistral_ner.data.read import load_splits
+from mistral_ner.hyperopt.spec.needs import describe_needs
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.samplers import explain_choices
 
+_LABELS = 9  # CoNLL's, where the data is not read
+
 
 def describe(plan: Plan) -> None:
-    """Print strategy, sampler, stopping rule, search space, budgets, the reports to expect, and the files read.
+    """Print strategy, sampler, stopping rule, space, budgets, reports to expect, files read, memory and disk.
 
     Raises:
         UserError: a file of the data cannot be read.
@@ -51,6 +54,12 @@ def describe(plan: Plan) -> None:
         console.print(f"trial {number} is given: {shown}")
     if splits is not None:
         console.print(f"\nwhat was read:\n{describe_splits(splits)}", markup=False, soft_wrap=True)
+    sys.stdout.flush()
+    needs = Table.grid(padding=(0, 2))  # last: it takes torch, which takes seconds to import
+    for name, words in describe_needs(plan, _LABELS if splits is None else len(splits.labels)):
+        needs.add_row(name, words)
+    console.print()
+    console.print(needs)
 
 
 def stopping_rule(plan: Plan) -> str:

@@ -29,10 +29,15 @@ from mistral_ner.model.targets import lora_targets
 
 
 class Head(nn.Linear):
-    """A linear layer in float32 on a network that may compute in 16 bits: (…, hidden) to (…, labels)."""
+    """A linear layer on a network that may compute in 16 bits: (…, hidden) to (…, labels).
+
+    It computes in the format of its own weights, float32, under autocast too: its products are few, and scores that are
+    close would be rounded to the same 16 bits.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input.to(self.weight.dtype))
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
 
 
 @dataclass

@@ -68,17 +68,19 @@ def forget_base() -> None:
     _kept.clear()
 
 
-def load_base(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
-    """Load what :func:`base_model` returns, without keeping it."""
+def load_base(model: ModelConfig, vocab_size: int, place: torch.device | None = None) -> PreTrainedModel:
+    """Load what :func:`base_model` returns, without keeping it; ``place`` is another device than this process's."""
+    place = place or device()
     with quiet(), fixed_rng(_WEIGHTS_SEED), explain_loading_errors(model):
-        base = _pretrained(locate(model), model) if model.random_init is None else _random(model, vocab_size)
+        if model.random_init is None:
+            base = _pretrained(locate(model), model, place)
+        else:
+            base = _random(model, vocab_size, place)
         if model.resize_embeddings:
             _resize_embeddings(base, vocab_size)
     if model.quantization != "none":
-        from peft import prepare_model_for_kbit_training
-
-        # here and once: it casts the layers that are not quantised to float32, which detach could not undo
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+        # not peft's prepare_model_for_kbit_training: it makes embeddings and norms float32, and with them everything
+        # that passes from layer to layer, up to twice the activations
         _keep_packing(base)
     return remove_head(base)
 
@@ -150,14 +152,14 @@ def _key(model: ModelConfig, vocab_size: int) -> str:
     return json.dumps([weights, shape], sort_keys=True)
 
 
-def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
+def _pretrained(source: str, model: ModelConfig, place: torch.device) -> PreTrainedModel:
     pickled_too = may_unpickle(model)
     check_weights(source, pickled_too)
     hub = hub_options(model)
     config = _no_cache(AutoConfig.from_pretrained(source, **hub))
     options: dict[str, Any] = {}
     if model.quantization != "none":
-        options = {"quantization_config": quantization(model), "device_map": {"": device()}}
+        options = {"quantization_config": quantization(model), "device_map": {"": place}}
     # with other labels than the file's, its head would be refused; ours replaces it later
     base, report = AutoModelForTokenClassification.from_pretrained(
         source,
@@ -176,21 +178,21 @@ def _pretrained(source: str, model: ModelConfig) -> PreTrainedModel:
             f"the weights of {model.model_name} must fill a {config.model_type} model, but {len(missing)} are missing, "
             f"{missing[0]} first; type another model.model_name"
         )
-    loaded: PreTrainedModel = base if options else base.to(device())
+    loaded: PreTrainedModel = base if options else base.to(place)
     return loaded
 
 
-def _random(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
+def _random(model: ModelConfig, vocab_size: int, place: torch.device) -> PreTrainedModel:
     assert model.random_init is not None
     config = build_random_config(model.random_init, vocab_size)
     base = AutoModelForTokenClassification.from_config(config, attn_implementation=attention(model))
     if model.quantization == "none":
-        built: PreTrainedModel = base.to(device=device(), dtype=frozen_dtype(model))
+        built: PreTrainedModel = base.to(device=place, dtype=frozen_dtype(model))
         return built
     # bitsandbytes quantises while it loads, so the weights go through a file
     with tempfile.TemporaryDirectory() as folder:
         base.save_pretrained(folder)
-        return _pretrained(folder, model)
+        return _pretrained(folder, model, place)
 
 
 def _keep_packing(base: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Whether a model's answers depend on the padding beside a sentence."""
+"""Padding beside a sentence: whether a model's answers depend on it, and a mask that hides it without a wait."""
 
 from __future__ import annotations
 
@@ -42,6 +42,41 @@ def reads_padding(model: Any, precision: str, pad_id: int) -> bool:
     return known[key]
 
 
+def mask_without_waiting(model: Any, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mask of the attention itself, (rows, 1, tokens, tokens), for the mask of a batch, (rows, tokens).
+
+    transformers looks into the latter for padding, and on a GPU the host then waits for everything before. Other
+    networks than :data:`_MASKED_ONCE`, other implementations of attention than sdpa, and the CPU, where there is
+    nothing to wait for, get ``mask`` back.
+
+    Args:
+        model: a token classifier, or a peft model around one.
+        mask: 1 for tokens, 0 for padding on the right.
+    """
+    network: Any = getattr(model, "get_base_model", lambda: model)()
+    if mask.device.type == "cpu" or not takes_whole_mask(network.config, mask.shape[1]):
+        return mask
+    return whole_mask(network.config, mask)
+
+
+def takes_whole_mask(config: Any, tokens: int) -> bool:
+    """Whether a network takes the mask of the attention itself, the same for all its layers."""
+    window = getattr(config, "sliding_window", None)
+    known = config.model_type in _MASKED_ONCE and config._attn_implementation == "sdpa"
+    return known and (window is None or window > tokens)
+
+
+def whole_mask(config: Any, mask: torch.Tensor) -> torch.Tensor:
+    """Return what transformers makes of ``mask``: true where a token, by row, sees a token, by column."""
+    rows, tokens = mask.shape
+    seen = mask.bool()[:, None, None, :].expand(rows, 1, tokens, tokens)
+    if config.model_type in _DECODERS and getattr(config, "is_causal", True):
+        seen = seen & torch.ones((tokens, tokens), dtype=torch.bool, device=mask.device).tril()
+    return seen
+
+
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3")
+_MASKED_ONCE = (*_DECODERS, "bert", "roberta", "xlm-roberta")  # each is tested: transformers takes the mask as it is
 _SENTENCE = [2, 5, 6, 7]
 _BESIDE = 8  # masked tokens
 

@@ -23,6 +23,7 @@ import yaml
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from mistral_ner import files
@@ -30,9 +31,9 @@ from mistral_ner.config.check import check
 from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.metrics import entity_types
-from mistral_ner.model.adapter import attach, lend_model
+from mistral_ner.model.adapter import Head, attach, lend_model
 from mistral_ner.model.base import forget_base, load_base, quiet
-from mistral_ner.model.hardware import device, frozen_dtype
+from mistral_ner.model.hardware import HEADS, device, frozen_dtype
 from mistral_ner.model.source import check_weights
 from mistral_ner.model.tokenizer import load_saved_tokenizer
 
@@ -83,7 +84,7 @@ def load_trained(folder: str | Path) -> Trained:
     place = find_model_folder(folder)
     config, tokenizer = read_config(place), load_saved_tokenizer(place)
     if not _is_adapter(place):
-        model = _load_whole(place, config.model if config is not None else ModelConfig())
+        model = _load_whole(place, config.model if config is not None else ModelConfig(), device())
         # a dict whose keys are numbers, in any order
         names = cast(dict[int, str], model.config.id2label)
         labels = [names[index] for index in sorted(names)]
@@ -228,15 +229,15 @@ def merge_adapter(model: ModelConfig, labels: Sequence[str], vocab_size: int, ad
     """Return a plain transformers model whose weights are base plus adapter, ready for ``save_pretrained``.
 
     A model that was trained whole is returned as it is. Otherwise the base is loaded without quantisation: merging
-    into 4 or 8 bits would round the adapter away.
+    into 4 or 8 bits would round the adapter away. All of it is on the CPU, because the GPUs may be at work.
 
     Raises:
         UserError: the model cannot be loaded, or the adapter does not fit it.
     """
     if model.tuning == "full":
-        return _load_whole(Path(adapter), model)
-    whole = replace(model, quantization="none", gradient_checkpointing=False)
-    base = load_base(whole, vocab_size)
+        return _load_whole(Path(adapter), model, _CPU)
+    whole = replace(model, quantization="none", gradient_checkpointing=False, attention="auto")
+    base = load_base(whole, vocab_size, _CPU)
     attached = cast(PeftModel, attach(whole, base, labels, seed=0))
     load_adapter(attached, adapter)
     merged = cast(PreTrainedModel, attached.merge_and_unload())
@@ -245,7 +246,10 @@ def merge_adapter(model: ModelConfig, labels: Sequence[str], vocab_size: int, ad
     return merged
 
 
-def _load_whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
+_CPU = torch.device("cpu")
+
+
+def _load_whole(folder: Path, settings: ModelConfig, place: torch.device) -> PreTrainedModel:
     """Load a merged model, or one that was trained whole."""
     check_weights(str(folder))
     try:
@@ -261,7 +265,10 @@ def _load_whole(folder: Path, settings: ModelConfig) -> PreTrainedModel:
         for module in model.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = False  # type: ignore[assignment]  # flash attention reads it, and no file stores it
-    model.to(device())  # type: ignore[arg-type]
+    for name in HEADS:
+        if type(head := getattr(model, name, None)) is nn.Linear:
+            head.__class__ = Head  # which computes as in training
+    model.to(place)  # type: ignore[arg-type]
     return model
 
 

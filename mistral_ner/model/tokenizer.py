@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"  # of a trained tokenizer; their ids are 0, 1, 2, 3
 TRAINED_VOCAB_SIZE = 1500
+# what AutoTokenizer takes for a Mistral where the package mistral-common is installed; it does not map tokens to words
+_MISTRAL_COMMON = "MistralCommonBackend"
 _FEWEST_WORDS = 16  # subwords of a tokenizer that is one; the least letters alone are more
 
 
@@ -86,7 +88,7 @@ def train_tokenizer(sentences: Iterable[list[str]]) -> PreTrainedTokenizerFast:
 
 
 def _own_tokenizer(source: str, model: ModelConfig) -> PreTrainedTokenizerFast:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(source)
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
@@ -95,6 +97,8 @@ def _own_tokenizer(source: str, model: ModelConfig) -> PreTrainedTokenizerFast:
 
         return from_sentencepiece(folder / "tokenizer.model")
     tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **hub_options(model))
+    if type(tokenizer).__name__ == _MISTRAL_COMMON:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **hub_options(model))
     if not tokenizer.is_fast:
         raise UserError(
             f"the tokenizer of {source} has no fast form ({type(tokenizer).__name__} is written in Python), so nothing "

@@ -39,10 +39,19 @@ def collate(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     return {"inputs_embeds": hidden, **batch}
 
 
-def pieces(batch: Mapping[str, torch.Tensor], size: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the rows of a collated batch, ``size`` at a time, each piece as wide as its own longest row."""
-    for start in range(0, len(batch["attention_mask"]), size):
-        longest = int(batch["attention_mask"][start : start + size].sum(1).max())
+def pieces(batch: Mapping[str, torch.Tensor], lengths: Sequence[int], size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the rows of a collated batch, ``size`` at a time, each piece as wide as its own longest row.
+
+    Args:
+        batch: from :func:`collate`, on any device.
+        lengths: tokens of each row; to read them from a batch on a GPU would wait for all that it has to compute.
+        size: rows.
+    """
+    if size >= len(lengths):
+        yield dict(batch)
+        return
+    for start in range(0, len(lengths), size):
+        longest = max(lengths[start : start + size])
         yield {name: values[start : start + size, :longest] for name, values in batch.items()}
 
 

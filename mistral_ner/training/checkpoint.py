@@ -29,6 +29,8 @@ from mistral_ner.errors import UserError
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoint"  # the folder of the checkpoints, in a run's folder
+
 # Keys that do not change what a run computes.
 _NOT_THE_RUN = ("output_dir", "search_space", "hyperopt", "budget", "tracking")
 
@@ -80,7 +82,7 @@ class Progress:
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
-        return self.folder / "checkpoint"
+        return self.folder / CHECKPOINTS
 
     def add(self, report: dict[str, Any], checkpoint: str) -> None:
         """Record a report and its checkpoint, whose files must be complete."""

@@ -29,7 +29,13 @@ from mistral_ner.model.hardware import precision, usable_precision
 from mistral_ner.model.stored import COLUMNS
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation
-from mistral_ner.training.memory import OutOfMemoryError, TrainingError, light_collections, name_memory_errors
+from mistral_ner.training.memory import (
+    OutOfMemoryError,
+    TrainingError,
+    light_collections,
+    name_memory_errors,
+    refuse_what_cannot_fit,
+)
 from mistral_ner.training.prefix import Prefix, frozen_prefix
 from mistral_ner.training.prepare import prepare
 from mistral_ner.training.schedule import Schedule
@@ -115,6 +121,7 @@ def _train_on(
     data: Encoded,
 ) -> None:
     """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
+    refuse_what_cannot_fit(config, len(data.labels), len(tokenizer))
     pad_id = int(tokenizer.pad_token_id or 0)
     batch = config.training.per_device_train_batch_size
     tokens = max(1, config.training.eval_batch_tokens * at_once // batch)
@@ -188,11 +195,13 @@ def _arguments(config: Config, schedule: Schedule, trackers: list[str]) -> Train
         eval_strategy="no",  # Reporter says when to evaluate, log and save
         save_strategy="no",
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would wait for the loss in every step, which Reporter checks at reports
         report_to=trackers,
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},  # copies out of pinned memory need no wait
     )
 
 

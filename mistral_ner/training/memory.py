@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 import torch
 
+from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
+from mistral_ner.model.memory.plan import memory_of_machine, plan_memory
 
 
 class TrainingError(UserError):
@@ -66,6 +68,32 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def refuse_what_cannot_fit(config: Config, labels: int, vocab_size: int) -> None:
+    """Refuse a training whose weights and optimiser alone need more memory than there is, before anything is loaded.
+
+    Args:
+        config: the training.
+        labels: outputs of the head.
+        vocab_size: entries of the tokenizer.
+
+    Raises:
+        OutOfMemoryError: with the sum.
+    """
+    plan = plan_memory(config, labels, vocab_size, 1, torch.cuda.is_available())
+    place, room = memory_of_machine()
+    if plan.least <= room:
+        return
+    fixes = {"none": "model.quantization=8bit or 4bit, or ", "8bit": "model.quantization=4bit, or "}
+    fix = fixes.get(config.model.quantization, "") + "a smaller model.model_name"
+    if config.model.tuning == "full":
+        fix = "model.tuning=lora, or a smaller model.model_name"
+    raise OutOfMemoryError(
+        f"{config.model.model_name} needs {plan.least / 1e9:.0f} GB of memory before any sentence goes through it, and "
+        f"{place} has {room / 1e9:.0f} GB: {plan.weights / 1e9:.1f} GB of weights, and {plan.numbers / 1e6:,.0f} "
+        f"million trained numbers with gradient and optimiser, 16 bytes each, {plan.trained / 1e9:.1f} GB\n  fix: {fix}"
+    )
 
 
 @contextmanager

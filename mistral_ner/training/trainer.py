@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from mistral_ner.config.schema import TrainingConfig
 from mistral_ner.model import save_weights
+from mistral_ner.model.padding import mask_without_waiting
 from mistral_ner.training.batches import ByLength, collate, pieces
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation, MeanLoss
@@ -22,6 +23,7 @@ from mistral_ner.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
+LENGTHS = "lengths"  # in a batch: tokens of each row, as numbers that stay on the host
 MICRO_BATCH = "micro_batch"  # in a report: rows that went through the network at once, if fewer than the batch
 
 Report = Callable[[int, dict[str, float]], bool | None]
@@ -39,7 +41,11 @@ class NerTrainer(Trainer):
     """
 
     def __init__(self, *, evaluation: Evaluation, pad_id: int, micro_batch: int | None = None, **kwargs: Any) -> None:
-        super().__init__(data_collator=lambda rows: collate(rows, pad_id), compute_loss_func=_mean_loss, **kwargs)
+        super().__init__(
+            data_collator=lambda rows: {**collate(rows, pad_id), LENGTHS: [len(row["input_ids"]) for row in rows]},
+            compute_loss_func=_mean_loss,
+            **kwargs,
+        )
         self.remove_callback(PrinterCallback)  # the receiver of the reports prints them
         self.evaluation = evaluation
         self.pad_id = pad_id
@@ -76,7 +82,9 @@ class NerTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do a batch's forward and backward passes; the loss is summed on the device, so that no step waits for it."""
         loss = torch.zeros_like(self._loss)
-        for piece in pieces(inputs, self.micro_batch):
+        lengths = inputs.pop(LENGTHS)
+        for piece in pieces(inputs, lengths, self.micro_batch):
+            piece["attention_mask"] = mask_without_waiting(model, piece["attention_mask"])
             loss += super().training_step(model, piece, num_items_in_batch).detach()
         self._loss += loss
         return loss

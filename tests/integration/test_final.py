@@ -159,6 +159,8 @@ def test_merged_tags_as_the_adapter_does_and_plain_transformers_reads_it(ended: 
     assert [(e.type, e.start, e.end) for e in ours] == [(e.type, e.start, e.end) for e in merged]
     np.testing.assert_allclose([e.score for e in ours], [e.score for e in merged], atol=2e-4)
     assert pipeline("token-classification", model=str(made.folder / "final/merged"))(TEXT)
+    f1 = json.loads((made.folder / "final/merged/metrics.json").read_text())["test"]["f1"]
+    assert f"test F1 {f1:.4f}." in (made.folder / "final/README.md").read_text().partition("## The merged model")[2]
 
 
 def test_cut_off_it_goes_on_and_ends_the_same(ended: tuple[Plan, dict[str, Any]]) -> None:

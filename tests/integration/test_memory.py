@@ -169,7 +169,7 @@ def test_gradients_of_pieces_are_those_of_the_whole(
             micro_batch=at_once,
         )
         trainer.create_optimizer()
-        loader = iter([collate(rows[at : at + batch], pad) for at in range(0, len(rows), batch)])
+        loader = iter([trainer.data_collator(rows[at : at + batch]) for at in range(0, len(rows), batch)])
         batches, labelled = trainer.get_batch_samples(loader, accumulated, model.device)
         loss = sum(trainer.training_step(model, one, labelled) for one in batches)
         for parameter, gradient in zip(trained, expected, strict=True):

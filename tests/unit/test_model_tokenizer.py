@@ -168,3 +168,16 @@ def test_deberta_v3_brings_a_sentencepiece_file_alone(tmp_path):
     tokenizer = load_tokenizer(model)
     for words in SENTENCES[:50]:
         assert tokenizer(" ".join(words), add_special_tokens=False)["input_ids"] == pieces.encode(" ".join(words))
+
+
+def test_mistral_common_beside_it_changes_nothing(tmp_path, monkeypatch):
+    """With that package AutoTokenizer returns a class of its own for a Mistral, which cannot map tokens to words."""
+    import transformers
+
+    load_tokenizer(tiny(), SENTENCES).save_pretrained(tmp_path)
+    wanted = load_tokenizer(ModelConfig(model_name=str(tmp_path)))
+    other = type("MistralCommonBackend", (), {})()
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *args, **options: other)
+    found = load_tokenizer(ModelConfig(model_name=str(tmp_path)))
+    assert found.is_fast
+    assert found(TEXTS)["input_ids"] == wanted(TEXTS)["input_ids"]

@@ -20,6 +20,7 @@ from mistral_ner.config.schema import Config, to_container
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.workers import Failed, Workers
 from mistral_ner.hyperopt.results.bootstrap import distinguishable, interval, resample_f1
+from mistral_ner.hyperopt.results.merged import merge
 from mistral_ner.hyperopt.results.model_card import write_card
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.faults import value_at
@@ -131,7 +132,7 @@ def finalise(plan: Plan, complete: Sequence[Candidate], workers: Workers) -> Fin
         )
     runs.sort(key=lambda run: -plan.sign * run.mean)
     final, scored = _judge(plan, runs, seeds, failures, workers)
-    _write(plan, runs[0].trained[final.seed][0], final, scored)
+    _write(plan, runs[0].trained[final.seed][0], final, scored, workers)
     return final
 
 
@@ -162,7 +163,7 @@ def finalise_trial(plan: Plan, candidate: Candidate, workers: Workers) -> Final:
     (plan.folder / FOLDER).mkdir(exist_ok=True)
     run = _Run(candidate, {config.seed: (config, float(candidate.value or 0.0))})
     final, scored = _judge(plan, [run], [config.seed], {}, workers)
-    _write(plan, config, final, scored)
+    _write(plan, config, final, scored, workers)
     return final
 
 
@@ -290,7 +291,7 @@ def _without_seed(plan: Plan, candidate: Candidate) -> dict[str, Any]:
     return {path: value for path, value in plan.space.by_path(candidate.params).items() if path != "seed"}
 
 
-def _write(plan: Plan, config: Config, final: Final, scored: dict[str, dict[str, float]]) -> None:
+def _write(plan: Plan, config: Config, final: Final, scored: dict[str, dict[str, float]], workers: Workers) -> None:
     """Copy the final model to ``final/``; ``final.json`` is written last and shows that the folder is complete."""
     folder, source = plan.folder / FOLDER, Path(config.output_dir) / "adapter"
     (folder / "final.json").unlink(missing_ok=True)
@@ -301,11 +302,8 @@ def _write(plan: Plan, config: Config, final: Final, scored: dict[str, dict[str,
         shutil.copy2(path, folder / path.name)
     _write_splits(plan)
     files.write_json(folder / "metrics.json", scored)
-    files.write_text(folder / "README.md", write_card(config, asdict(final), scored))
-    if plan.config.hyperopt.merge:
-        from mistral_ner.model.stored import read_labels, save_merged  # late, because it imports torch
-
-        save_merged(config, read_labels(source), source, folder / "merged")
+    merged = merge(config, source, folder, list(scored), workers) if plan.config.hyperopt.merge else None
+    files.write_text(folder / "README.md", write_card(config, asdict(final), scored, merged))
     files.write_json(folder / "final.json", asdict(final))
 
 

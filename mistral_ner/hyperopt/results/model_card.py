@@ -13,13 +13,16 @@ from mistral_ner.config.schema import Config, to_container
 _VERSIONS = ("torch", "transformers", "peft", "optuna")
 
 
-def write_card(config: Config, final: dict[str, Any], scored: dict[str, dict[str, float]]) -> str:
+def write_card(
+    config: Config, final: dict[str, Any], scored: dict[str, dict[str, float]], merged: str | None = None
+) -> str:
     """Return README.md of the final model.
 
     Args:
         config: the config that trained it.
         final: :class:`~mistral_ner.hyperopt.results.final.Final` as a dict.
         scored: the final model's metrics by split, as :func:`~mistral_ner.metrics.entity_scores` names them.
+        merged: what is to be said about the merged model, if there is one.
     """
     parts = to_container(config)
     whole = config.model.tuning == "full"
@@ -41,6 +44,7 @@ def write_card(config: Config, final: dict[str, Any], scored: dict[str, dict[str
         "sentences. The value of the search is the best of many, and therefore too high.\n",
         _format_settings(final),
         *(f"{_format_types(split, metrics)}" for split, metrics in scored.items()),
+        *([] if merged is None else ["## The merged model\n", merged]),
         "## Data\n",
         _format_yaml(parts["data"]),
         "## Settings\n",

@@ -72,7 +72,7 @@ class NotebookScreen:
         """Show the first state, and refresh it from now on."""
         from IPython.display import HTML, display  # only a notebook has it
 
-        self._handle = display(HTML(to_html(self._render())), display_id=True)
+        self._handle = display(HTML(to_html(self._render())), display_id=True)  # type: ignore[no-untyped-call]
         self._thread.start()
 
     def stop(self) -> None:
@@ -88,7 +88,7 @@ class NotebookScreen:
     def _update(self) -> None:
         from IPython.display import HTML
 
-        self._handle.update(HTML(to_html(self._render())))
+        self._handle.update(HTML(to_html(self._render())))  # type: ignore[no-untyped-call]
 
 
 def to_html(view: RenderableType, width: int = 100) -> str:

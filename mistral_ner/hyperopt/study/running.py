@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mistral_ner.hyperopt.spec.plan import ENQUEUED, Plan
+from mistral_ner.hyperopt.spec.plan import ENQUEUED, Plan, trial_name
 from mistral_ner.hyperopt.study.promise import Judge, PromisedStudy, losses_to_keep
+from mistral_ner.hyperopt.study.storage import settle
+from mistral_ner.training.checkpoint import CHECKPOINTS
 
 SECOND = "second_metric"  # user attribute of a trial: the second metric by report
 
@@ -47,6 +50,16 @@ class RunningTrial:
     def read(self) -> FrozenTrial:
         """Return the trial as it is in the storage now, whichever process wrote it."""
         return self.storage.get_trial(self.trial_id)
+
+    def tidy(self, end: TrialState) -> None:
+        """Delete the checkpoints of a trial that was stopped for good or failed, up to 2 GB for a 7B; its reports stay.
+
+        A complete one has deleted its own.
+        """
+        folder = self.plan.folder / trial_name(self.trial.number) / CHECKPOINTS
+        if end != TrialState.COMPLETE and folder.is_dir():
+            settle(self.storage)  # if the trial's end were lost, the trial would continue, and begin again
+            shutil.rmtree(folder, ignore_errors=True)
 
     def record(self, report: int, metrics: Mapping[str, object]) -> float:
         """Write a report, which counts from 1, into the study; return the metric.

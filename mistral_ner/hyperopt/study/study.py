@@ -235,8 +235,9 @@ class Study:
                 return self._running.pop(number).read()
             if verdict is not None and failure is None:
                 self._running[number].trial.set_user_attr(VERDICT, verdict)
-            told = self._tell(self._running.pop(number), reports, failure)
+            told = self._tell(running := self._running.pop(number), reports, failure)
             self.ledger.count_end(told.state)
+            running.tidy(told.state)
             return told
         return self.trials[number]  # the disk had no space to record how it ended
 

@@ -1,0 +1,107 @@
+"""What a search takes of memory and disk, in words for its dry run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mistral_ner.config.schema import Config
+from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.spec.plan import Plan
+
+if TYPE_CHECKING:
+    from mistral_ner.model.memory.plan import MemoryPlan
+
+_WEIGHT, _STATE = 4, 8  # bytes on the disk of a trained number, and of Adam's two means of it
+_KEPT = 3  # checkpoints of a trial that runs: the last, the best, and the one that is being written
+
+
+def describe_needs(plan: Plan, labels: int) -> list[tuple[str, str]]:
+    """Return rows of a name and words: the memory of the largest trial, on a GPU and on this machine, and the disk.
+
+    Args:
+        plan: the search.
+        labels: outputs of the head.
+    """
+    import torch  # late: only a dry run needs it
+
+    from mistral_ner.model.limits import choose_max_length
+    from mistral_ner.model.memory.plan import plan_memory
+    from mistral_ner.model.tokenizer import TRAINED_VOCAB_SIZE
+
+    largest = largest_trial(plan)
+    try:
+        length = choose_max_length(largest.model, largest.data.max_length)
+        planned = {
+            place: plan_memory(largest, labels, TRAINED_VOCAB_SIZE, length, place == "GPU") for place in ("GPU", "CPU")
+        }
+    except UserError as error:
+        return [("memory", f"not known: {str(error).splitlines()[0]}")]
+    batch = largest.training.per_device_train_batch_size
+    rows = [("memory", f"of a trial, in batches of {batch} windows of at most {length} subwords")]
+    if torch.cuda.is_available():
+        rows.append(("  on its GPU", _hold(planned["GPU"], plan)))
+    else:
+        rows += [("  on a GPU", str(planned["GPU"])), ("  on this CPU", _hold(planned["CPU"], plan))]
+    return [*rows, ("disk", describe_disk(plan, planned["GPU"]))]
+
+
+def largest_trial(plan: Plan) -> Config:
+    """Return the config with the largest values that the search may give to what takes memory."""
+    largest = {parameter.path: max(parameter.extremes()) for parameter in plan.space if parameter.path in _TAKE_MEMORY}
+    config = plan.config
+    model = replace(config.model, lora_r=int(largest.get("model.lora_r", config.model.lora_r)))
+    batch = int(largest.get(_BATCH, config.training.per_device_train_batch_size))
+    length = largest.get("data.max_length", config.data.max_length)
+    return replace(
+        config,
+        model=model,
+        training=replace(config.training, per_device_train_batch_size=batch),
+        data=replace(config.data, max_length=length),
+    )
+
+
+_BATCH = "training.per_device_train_batch_size"
+_TAKE_MEMORY = ("model.lora_r", _BATCH, "data.max_length")
+
+
+def _hold(memory: MemoryPlan, plan: Plan) -> str:
+    """Hold a trial's plan against the memory that is free on the card, or all that the machine has for its trials."""
+    from mistral_ner.model.memory.plan import format_size, free_on_card, memory_of_machine
+
+    free, (name, room) = free_on_card(), memory_of_machine()
+    share = plan.config.hyperopt.resources_per_trial.gpu or 1
+    trials = max(1, int(1 / share)) if free is not None else plan.at_once
+    room, words = (free, f"free on {name}") if free is not None else (room, f"in {name}")
+    need = (memory.total or memory.least) * trials
+    of_all = f"{trials} at once: {format_size(need)}, and " if trials > 1 else ""
+    held = f"{of_all}{format_size(room)} are {words}"
+    if need <= room:
+        return f"{memory}; {held}"
+    fixes = "training.auto_batch=true, model.gradient_checkpointing=true or a smaller batch"
+    return f"{memory}; {held}, which may not do: {fixes} takes less"
+
+
+def describe_disk(plan: Plan, memory: MemoryPlan) -> str:
+    """Return what a search takes of the disk at its largest: checkpoints of running trials, and adapters."""
+    hyperopt, adapter = plan.config.hyperopt, _WEIGHT * memory.numbers
+    checkpoint = adapter + _STATE * memory.numbers
+    trials = hyperopt.num_trials if plan.settings is None else min(hyperopt.num_trials, len(plan.settings))
+    running = min(plan.at_once, trials) * _KEPT * checkpoint
+    waiting = trials * 2 * checkpoint if plan.pauses else 0
+    complete = trials
+    if plan.asha:
+        complete = max(1, math.ceil(trials / hyperopt.asha_reduction_factor ** len(plan.rungs)))
+    final = hyperopt.final.seeds * (hyperopt.final.top_k + 1) if hyperopt.final.enabled else 0
+    merged = memory.weights if hyperopt.merge else 0
+    parts = {
+        f"checkpoints of {min(plan.at_once, trials)} running trials": running,
+        "checkpoints of trials that wait": waiting,
+        f"adapters of {complete} complete trials": complete * adapter,
+        "final trainings": (final + 1) * adapter + merged,
+    }
+    from mistral_ner.model.memory.plan import format_size
+
+    listed = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items() if size)
+    return f"at most about {format_size(sum(parts.values()))}: {listed}"
