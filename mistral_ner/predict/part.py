@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from filelock import Timeout
 
-from mistral_ner import files
+from mistral_ner import files, locks
 from mistral_ner.errors import UserError
 from mistral_ner.predict.formats import Tagged
 
@@ -125,7 +125,7 @@ def grow(content: Growing, run: Mapping[str, Any], resume: bool) -> Iterator[Par
 def _alone(part: Path) -> Iterator[None]:
     """Keep other processes from writing the same output."""
     try:
-        with files.hold(part.with_name(f"{part.name}.lock"), 0, keep=False):
+        with locks.hold(part.with_name(f"{part.name}.lock"), 0, keep=False):
             yield
     except Timeout:
         raise UserError(f"another process writes {part}; wait for its end, or type another --output") from None

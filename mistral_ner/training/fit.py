@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from mistral_ner import files
+from mistral_ner import files, locks
 from mistral_ner.config.check import check
 from mistral_ner.config.schema import Config
 from mistral_ner.data.encode import Encoded
@@ -69,7 +69,7 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
     forget_other_launchers()
     config.training.threads = _use_threads(config.training.threads)
     named = name_memory_errors("the model", "a smaller model, or model.quantization=4bit")
-    with files.hold_folder(Path(config.output_dir)), named, wide_products():
+    with locks.hold_folder(Path(config.output_dir)), named, wide_products():
         return _train_within_memory(config, Progress.open(config), report).best_value
 
 

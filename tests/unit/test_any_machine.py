@@ -104,10 +104,10 @@ def test_new_files_have_the_mode_that_the_umask_leaves(tmp_path: Path, umask: st
     code = f"""if True:
     import os; os.umask(0o{umask})
     from pathlib import Path
-    from mistral_ner import files
+    from mistral_ner import files, locks
     place = Path({str(tmp_path)!r})
     files.write_text(place / "written", "x")
-    with files.hold(place / "lock", 0), files.hold_for_a_write(place / "journal.flock"):
+    with locks.hold(place / "lock", 0), locks.hold_for_a_write(place / "journal.flock"):
         pass
     files.build_folder(place / "built", "x", lambda folder: 1, lambda folder: None)
     print(*(oct((place / name).stat().st_mode)[-3:] for name in ("written", "lock", "journal.flock", "built")))"""

@@ -22,6 +22,7 @@ PACKAGE = "mistral_ner"
 LAYERS = (
     ("errors",),
     ("files", "environment", "config", "metrics"),
+    ("locks",),
     ("data", "model"),
     ("training",),
     ("train", "predict"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from filelock import Timeout
 
-from mistral_ner import files
+from mistral_ner import locks
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.opening import lead_study, read_study
 from mistral_ner.train import fit
@@ -27,8 +27,8 @@ HOLD = """if True:
     def refuse(*_): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     fcntl.flock = refuse
     from pathlib import Path
-    from mistral_ner import files
-    with files.hold(Path(sys.argv[1]), 0):
+    from mistral_ner import locks
+    with locks.hold(Path(sys.argv[1]), 0):
         print("held", flush=True)
         sys.stdin.read()
 """
@@ -42,18 +42,18 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    files._say_once.cache_clear()
+    locks._say_once.cache_clear()
 
 
 def test_a_lock_is_held_all_the_same(no_locks: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            with files.hold(tmp_path / "lock", 0), files.hold(tmp_path / "lock", 0):
+            with locks.hold(tmp_path / "lock", 0), locks.hold(tmp_path / "lock", 0):
                 assert (tmp_path / "lock.soft").exists()
-            with files.hold_for_a_write(tmp_path / "journal.flock"):
+            with locks.hold_for_a_write(tmp_path / "journal.flock"):
                 assert (tmp_path / "journal.flock.soft").exists()
     assert not list(tmp_path.glob("*.soft"))
-    with files.hold(tmp_path / "other", 0, keep=False):
+    with locks.hold(tmp_path / "other", 0, keep=False):
         assert (tmp_path / "other.soft").exists()
     assert not list(tmp_path.glob("other*"))
     assert len(caplog.records) == 1, "it is said once"
@@ -79,15 +79,15 @@ def test_another_process_waits_until_the_holder_ends(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(Timeout), files.hold(lock, 0):
+        with pytest.raises(Timeout), locks.hold(lock, 0):
             pass
         holder.send_signal(signal.SIGKILL)  # it cannot remove its lock file
         holder.wait()
-    with files.hold(lock, 30):
+    with locks.hold(lock, 30):
         pass
 
 
 def test_another_error_of_a_lock_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
-    with pytest.raises(IsADirectoryError), files.hold(tmp_path / "lock", 0):
+    with pytest.raises(IsADirectoryError), locks.hold(tmp_path / "lock", 0):
         pass

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mistral_ner import files
+from mistral_ner import locks
 from mistral_ner.errors import UserError
 from mistral_ner.predict.formats import Tagged
 from mistral_ner.predict.output import GrowingFile
@@ -90,8 +90,8 @@ def test_nothing_stays_of_an_input_that_cannot_be_read(tmp_path: Path) -> None:
 HOLD = """if True:
     import sys
     from pathlib import Path
-    from mistral_ner import files
-    with files.hold(Path(sys.argv[1]), 0, keep=False):
+    from mistral_ner import locks
+    with locks.hold(Path(sys.argv[1]), 0, keep=False):
         print("held", flush=True)
         sys.stdin.read()
 """
@@ -117,12 +117,12 @@ def test_a_lock_file_that_is_deleted_locks_nothing(tmp_path: Path) -> None:
     order: list[str] = []
 
     def wait() -> None:
-        with files.hold(lock, 30, keep=False):
+        with locks.hold(lock, 30, keep=False):
             order.append("second")
             held.set()
             assert lock.exists()
 
-    with files.hold(lock, 0, keep=False):
+    with locks.hold(lock, 0, keep=False):
         second = threading.Thread(target=wait)
         second.start()
         time.sleep(0.2)

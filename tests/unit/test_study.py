@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mistral_ner import files
+from mistral_ner import files, locks
 from mistral_ner.config.schema import DataConfig, to_container
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.dispatch import run_search
@@ -123,7 +123,7 @@ def test_who_goes_on_waits_for_a_worker_that_is_still_there(tmp_path: Path) -> N
     held, ended = threading.Event(), list[float]()
 
     def worker() -> None:
-        with files.hold_folder(tmp_path / "s" / f"trial_{number:04d}"):
+        with locks.hold_folder(tmp_path / "s" / f"trial_{number:04d}"):
             held.set()
             time.sleep(0.5)
             ended.append(time.monotonic())

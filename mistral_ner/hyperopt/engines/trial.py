@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mistral_ner import files
+from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
 from mistral_ner.hyperopt.cluster.workers import device_works
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
@@ -96,7 +96,7 @@ def try_study_trial(study_folder: Path, number: int, objective: Objective | None
 
 
 def _call(objective: Objective | None, folder: Path, report: Callable[[int, dict[str, float]], bool]) -> None:
-    with files.hold_folder(folder), files.name_full_disk(folder):
+    with locks.hold_folder(folder), files.name_full_disk(folder):
         (objective or default_objective())(read_saved_config(folder / "config.yaml"), report)
 
 

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mistral_ner import files
+from mistral_ner import files, locks
 from mistral_ner.config.schema import Config, to_container
 from mistral_ner.data.read import reads_the_same
 from mistral_ner.errors import ConfigError, UserError, nearest
@@ -184,7 +184,7 @@ def _lock(folder: Path, name: str) -> Iterator[None]:
     path = folder / "study.lock"
     with ExitStack() as held:
         try:
-            held.enter_context(files.hold(path, timeout=0))
+            held.enter_context(locks.hold(path, timeout=0))
         except Timeout:
             raise UserError(
                 f"the study {name!r} is led by another process ({_read_owner(path)}); "

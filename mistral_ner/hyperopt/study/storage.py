@@ -13,7 +13,7 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import BaseJournalBackend
 
-from mistral_ner import files
+from mistral_ner import locks
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
 from mistral_ner.files import redact
@@ -105,7 +105,7 @@ class Journal(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append whole lines, after cutting off what a killed writer left of one."""
         lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs).encode()
-        with files.hold_for_a_write(_lock(self.path)), self.path.open("r+b", buffering=0) as file:
+        with locks.hold_for_a_write(_lock(self.path)), self.path.open("r+b", buffering=0) as file:
             end = file.seek(_whole_lines(file))
             file.truncate()
             try:
@@ -148,7 +148,7 @@ def check_journal(path: Path) -> None:
     Raises:
         UserError: an earlier line is damaged, so that more than the last event would be lost.
     """
-    with files.hold_for_a_write(_lock(path)):  # a worker that outlives its killed leader may be writing
+    with locks.hold_for_a_write(_lock(path)):  # a worker that outlives its killed leader may be writing
         _check(path)
 
 

@@ -20,7 +20,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from mistral_ner import files
+from mistral_ner import files, locks
 from mistral_ner.config.schema import to_container
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
@@ -144,7 +144,7 @@ class Study:
     def take(self, number: int) -> None:
         """Note that a worker runs a waiting or cut-off trial that :meth:`ask` did not return."""
         if number in self._again:
-            with files.hold_folder(self.plan.folder / trial_name(number)):
+            with locks.hold_folder(self.plan.folder / trial_name(number)):
                 self._again.remove(number)  # a worker may outlive its killed leader and still run the trial
         self.ledger.at_work.add(number)
 
