@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl", "whole.jsonl"]
 
 
-def test_a_killed_run_over_a_folder_goes_on(model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_over_a_folder_goes_on(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Documents of brat's, some in folders below: the pairs are those of an unbroken run."""
     for number in range(120):
         folder = tmp_path / "in" / ("a" if number % 2 else "b")
@@ -125,14 +125,18 @@ def test_a_killed_run_over_a_folder_goes_on(model: Path, tmp_path: Path) -> None
     assert not output.exists()
     assert 0 < json.loads(record.read_text())["done"]["sentences"] < 4800
     (tmp_path / "out.part" / "cut.ann").write_text("of a write that a kill cut")
-    done = predict(model, *options, "--output", output)
-    assert b"out.part has" in done.stderr
-    assert b"fix: type --resume to go on with it, or rm -r" in done.stderr
+    with pytest.raises(SystemExit):
+        main([*command[3:], str(output)])
+    said = capsys.readouterr().err
+    assert "out.part has" in said
+    assert "fix: type --resume to go on with it, or rm -r" in said
     before = (tmp_path / "in" / "a" / "001.txt").stat()
     os.utime(tmp_path / "in" / "a" / "001.txt", ns=(1, 1))
-    done = predict(model, *options, "--output", output, "--resume")
-    assert b"--resume cannot go on with" in done.stderr
-    assert b"in with 120 texts (names, sizes and times: " in done.stderr
+    with pytest.raises(SystemExit):
+        main([*command[3:], str(output), "--resume"])
+    said = capsys.readouterr().err
+    assert "--resume cannot go on with" in said
+    assert "in with 120 texts (names, sizes and times: " in said
     os.utime(tmp_path / "in" / "a" / "001.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / "out.part" / "cut.ann").unlink()
     done = predict(model, *options, "--output", output, "--resume")
