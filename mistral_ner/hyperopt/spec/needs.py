@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mistral_ner.config.schema import Config
+from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.model.source import locate
 
 if TYPE_CHECKING:
     from mistral_ner.model.memory.plan import MemoryPlan
 
+_SMALL = 500_000_000  # bytes
 _WEIGHT, _STATE = 4, 8  # bytes on the disk of a trained number, and of Adam's two means of it
 _KEPT = 3  # checkpoints of a trial that runs: the last, the best, and the one that is being written
 
@@ -20,11 +23,16 @@ _KEPT = 3  # checkpoints of a trial that runs: the last, the best, and the one t
 def describe_needs(plan: Plan, labels: int) -> list[tuple[str, str]]:
     """Return rows of a name and words: the memory of the largest trial, on a GPU and on this machine, and the disk.
 
+    A base model whose weights are under half a gigabyte is not planned.
+
     Args:
         plan: the search.
         labels: outputs of the head.
     """
-    import torch  # late: only a dry run needs it
+    small = _small_weights(plan.config.model)
+    if small is not None:
+        return [("memory", f"not planned: the base model's {small / 1e6:.0f} MB fit anywhere")]
+    import torch  # late: its import takes seconds
 
     from mistral_ner.model.limits import choose_max_length
     from mistral_ner.model.memory.plan import plan_memory
@@ -45,6 +53,17 @@ def describe_needs(plan: Plan, labels: int) -> list[tuple[str, str]]:
     else:
         rows += [("  on a GPU", str(planned["GPU"])), ("  on this CPU", _hold(planned["CPU"], plan))]
     return [*rows, ("disk", describe_disk(plan, planned["GPU"]))]
+
+
+def _small_weights(model: ModelConfig) -> int | None:
+    """Return the bytes of weights that lie in a folder, if they are few beside any machine's memory."""
+    if model.random_init is not None:
+        return None
+    try:
+        sizes = [file.stat().st_size for file in Path(locate(model)).glob("*.safetensors")]
+    except (OSError, UserError):
+        return None
+    return sum(sizes) if 0 < sum(sizes) < _SMALL else None
 
 
 def largest_trial(plan: Plan) -> Config:
