@@ -108,7 +108,13 @@ def tiny(tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]) 
         "output_dir": str(tmp_path / "run"),
         "model": {**tiny_model, "lora_r": 4, "lora_dropout": 0.1},
         "data": {"source": "files", **toy_files, "cache_dir": str(tmp_path / "cache")},
-        "training": {"num_epochs": 2, "reports": 3, "learning_rate": 1e-2, "threads": 1},
+        "training": {
+            "num_epochs": 2,
+            "per_device_train_batch_size": 8,
+            "reports": 3,
+            "learning_rate": 1e-2,
+            "threads": 1,
+        },
     }
 
 

@@ -9,4 +9,12 @@ import pytest
 def small(toy_files: dict[str, str]) -> list[str]:
     """Overrides for a training of about a second."""
     paths = [f"data.{name}={path}" for name, path in toy_files.items()]
-    return ["model=tiny", "data=files", *paths, "training.reports=3", "training.num_epochs=2", "training.threads=1"]
+    return [
+        "model=tiny",
+        "data=files",
+        *paths,
+        "training.reports=3",
+        "training.num_epochs=2",
+        "training.threads=1",
+        "training.per_device_train_batch_size=8",
+    ]

@@ -11,7 +11,7 @@ from command import files_in, launch, shown, words
 DEFAULT_SPACE = {
     "learning_rate": "training.learning_rate loguniform(0.0002, 0.004)",
     "lora_r": "model.lora_r choice(4, 8, 16, 32)",
-    "per_device_train_batch_size": "training.per_device_train_batch_size choice(4, 8, 16)",
+    "per_device_train_batch_size": "training.per_device_train_batch_size choice(4, 8)",
     "warmup_ratio": "training.warmup_ratio uniform(0, 0.2)",
     "weight_decay": "training.weight_decay loguniform(0.0001, 0.1)",
 }

@@ -244,7 +244,7 @@ def test_waits_for_a_process_that_is_about_to_end(tiny: dict[str, Any]) -> None:
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mistral_ner.files._PATIENCE", 0.3)
+    monkeypatch.setattr("mistral_ner.locks._PATIENCE", 0.3)
     with held_elsewhere(Path(tiny["output_dir"]), 60) as other:
         with pytest.raises(UserError, match=r"another process trains in .*; fix: wait for its end, or output_dir="):
             fit(tiny)

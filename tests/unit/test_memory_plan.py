@@ -31,7 +31,9 @@ HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2, "sliding_window": N
 def config(precision: str, **settings: Any) -> Config:
     dtype = "float32" if precision == "fp32" else "bfloat16"
     model = ModelConfig(model_name="small", random_init={**SHAPE, **HEADS}, dtype=dtype, **settings)
-    return Config(output_dir="", model=model, training=TrainingConfig(precision=precision))
+    return Config(
+        output_dir="", model=model, training=TrainingConfig(precision=precision, per_device_train_batch_size=ROWS)
+    )
 
 
 def planned(made: Config) -> MemoryPlan:
@@ -139,7 +141,8 @@ def mistral_7b(**settings: Any) -> Config:
     """Mistral-7B-v0.3's config.json (https://huggingface.co/mistralai/Mistral-7B-v0.3)."""
     shape = {"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "sliding_window": None}
-    return Config(output_dir="", model=ModelConfig(model_name="7B", random_init={**shape, **heads}, **settings))
+    model = ModelConfig(model_name="7B", random_init={**shape, **heads}, **settings)
+    return Config(output_dir="", model=model, training=TrainingConfig(per_device_train_batch_size=8))
 
 
 def test_a_7b_in_figures() -> None:
