@@ -19,7 +19,7 @@ from typing import Any
 
 from arithmetic import config, value_of
 
-from mistral_ner import files
+from mistral_ner import locks
 from mistral_ner.hyperopt import search
 from mistral_ner.hyperopt.study.storage import Journal
 from mistral_ner.training.checkpoint import Progress, reports_on_disk
@@ -85,7 +85,7 @@ def die_in_a_write(folder: Path, who: str, of: str, nth: int, cut: float) -> Non
         left -= 1
         if left == 0:  # nobody else may write before the lock is let go of
             last = len(json.dumps(logs[-1], separators=(",", ":"))) + 1
-            files.hold_for_a_write = die_holding(lambda: die(journal.path, last))
+            locks.hold_for_a_write = die_holding(lambda: die(journal.path, last))
         append(journal, logs)
 
     if of == "study.journal":
@@ -96,7 +96,7 @@ def die_in_a_write(folder: Path, who: str, of: str, nth: int, cut: float) -> Non
 
 def die_holding(die: Callable[[], None]) -> Callable[[Path], AbstractContextManager[None]]:
     """Return a ``hold_for_a_write`` whose process dies after the write, while it still holds the lock."""
-    hold = files.hold_for_a_write
+    hold = locks.hold_for_a_write
 
     @contextlib.contextmanager
     def held(path: Path) -> Iterator[None]:

@@ -20,6 +20,9 @@ for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup or a shell'
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+needs_real_data = pytest.mark.skipif(
+    not SHARED_DATA.is_dir(), reason="CrossNER and WNUT-17 are not beside the project, in ../shared/data"
+)
 
 # The files whose tests take longest: they begin first, so that no worker is left alone with one in the end.
 LONGEST = ["test_signals", "test_contract", "test_cluster", "test_storages", "test_bad_input", "test_readme"]

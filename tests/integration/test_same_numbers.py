@@ -23,10 +23,10 @@ from mistral_ner.train import fit
 from mistral_ner.training.evaluate import Evaluation, Forward
 from mistral_ner.training.predictions import score_and_write, write_splits
 from mistral_ner.training.prepare import prepare
-from tests.conftest import SHARED_DATA
+from tests.conftest import SHARED_DATA, needs_real_data
 from tests.tagging import tag_lines
 
-pytestmark = pytest.mark.usefixtures("cold")
+pytestmark = [pytest.mark.usefixtures("cold"), needs_real_data]
 
 BERT = {"model_type": "bert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 MODELS = {"mistral": {}, "bert": {"random_init": {**BERT, "num_attention_heads": 2}}, "full": {"tuning": "full"}}

@@ -24,8 +24,8 @@ from mistral_ner.data.read import Sentence, Splits, load_splits
 from mistral_ner.data.schemes import spans
 from mistral_ner.data.windows import WordTokenizer
 from mistral_ner.errors import UserError
+from tests.conftest import SHARED_DATA, needs_real_data
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TEXTS = ["The mayor of Paris met Anna", "hello world , again !", "l\u00f6we \u4e2d\u6587 #hash 3.5"] * 3
 
 
@@ -79,8 +79,9 @@ def encode_words(words: list[str], tokenizer: Any) -> list[list[int]]:
     return WordTokenizer(tokenizer).encode(words)
 
 
+@needs_real_data
 def test_ids_equal_those_of_the_tokenizer_on_real_sentences(minilm: Any) -> None:
-    files = [SHARED / "wnut17" / "wnut17train.conll", *(SHARED / "crossner").glob("*/dev.txt")]
+    files = [SHARED_DATA / "wnut17" / "wnut17train.conll", *(SHARED_DATA / "crossner").glob("*/dev.txt")]
     seen = 0
     for file in files:
         sentences = [sentence.tokens for sentence in read_file(file, DataConfig()).sentences[:250]]
@@ -228,9 +229,10 @@ def test_a_window_must_have_room_for_a_word(minilm: Any) -> None:
         WordTokenizer(minilm).windows([[5]], 2)
 
 
+@needs_real_data
 def test_gold_of_real_data_and_the_log_line(tmp_path: Path, minilm: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    train, dev, test = (str(SHARED / "crossner" / "music" / f"{name}.txt") for name in ("train", "dev", "test"))
+    train, dev, test = (str(SHARED_DATA / "crossner" / "music" / f"{name}.txt") for name in ("train", "dev", "test"))
     splits = load_splits(DataConfig(source="files", train_file=train, dev_file=dev, test_file=test))
     encoded = encode(splits, minilm, config(tmp_path, max_length=64))
     for name in ("train", "dev", "test"):

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.read import Sentence, load_splits
 from mistral_ner.data.schemes import detect, spans, to_iob2
+from tests.conftest import SHARED_DATA, needs_real_data
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 CONF = Path(__file__).parents[2] / "conf" / "data"
 
 
@@ -53,8 +53,9 @@ def notice(folder: Path) -> Callable[[str], tuple[int, int, dict[str, int]]]:
     return of
 
 
+@needs_real_data
 def test_wnut17(caplog: pytest.LogCaptureFixture) -> None:
-    folder = SHARED / "wnut17"
+    folder = SHARED_DATA / "wnut17"
     names = ["wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"]
     train, dev, test = (str(folder / name) for name in names)
     splits = load_splits(DataConfig(source="files", train_file=train, dev_file=dev, test_file=test))
@@ -65,12 +66,13 @@ def test_wnut17(caplog: pytest.LogCaptureFixture) -> None:
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@needs_real_data
 @pytest.mark.parametrize("domain", ["ai", "literature", "music", "politics", "science"])
 def test_crossner(domain: str) -> None:
-    folder = SHARED / "crossner" / domain
+    folder = SHARED_DATA / "crossner" / domain
     train, dev, test = (str(folder / f"{name}.txt") for name in ("train", "dev", "test"))
     splits = load_splits(DataConfig(source="files", train_file=train, dev_file=dev, test_file=test))
-    text = (SHARED / "crossner" / "NOTICE").read_text()
+    text = (SHARED_DATA / "crossner" / "NOTICE").read_text()
     for name, part in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
         found = re.search(rf"crossner/{domain} {name} .*: (\d+) sentences, (\d+) tokens, (\d+) entities", text)
         assert found
