@@ -24,6 +24,11 @@ needs_real_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason="CrossNER and WNUT-17 are not beside the project, in ../shared/data"
 )
 
+CASES = ROOT.parent / "shared" / "cases"
+needs_cases = pytest.mark.skipif(
+    not CASES.is_dir(), reason="the small inputs that go wrong are not beside the project, in ../shared/cases"
+)
+
 # The files whose tests take longest: they begin first, so that no worker is left alone with one in the end.
 LONGEST = ["test_signals", "test_contract", "test_cluster", "test_storages", "test_bad_input", "test_readme"]
 LONGEST += ["test_resume", "test_ended_from_outside", "test_ray_tune", "test_campaign", "test_choices_are_data"]

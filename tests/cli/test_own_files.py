@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from command import ROOT, launch, shown
+from command import launch, shown
 
-CASES = ROOT.parent / "shared" / "cases"
+from tests.conftest import CASES, needs_cases
+
 # the files of a training, what must be said of each, and the entities of its first sentence
 SAID = {
     "index_first.conllu": ("(conll, words in column 1, tags in column 2", "[Ada PER] lives in [Bern LOC]"),
@@ -28,7 +28,7 @@ ASKED = {
 }
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the small inputs are not beside the project")
+@needs_cases
 def test_files_of_annotation_tools_train(tmp_path: Path, toy_files: dict[str, str]) -> None:
     """One process for those that are read as they are; one for each that has to be asked for, with the fix typed."""
     quick = ["model=tiny", "data=files", "training.reports=1", "training.num_epochs=1", "training.threads=1"]

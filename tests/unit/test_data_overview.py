@@ -18,8 +18,8 @@ from mistral_ner.data.overview import describe
 from mistral_ner.data.read import Sentence, Splits, load_splits
 from mistral_ner.data.schemes import spans, to_iob2
 from mistral_ner.data.windows import WordTokenizer
+from tests.conftest import CASES, needs_cases
 
-CASES = Path(__file__).parents[2].parent / "shared" / "cases"
 # a small input of somebody's, its entities, and the keys of the fix where it has to be asked for
 FOUND: dict[str, tuple[str, dict[str, Any]]] = {
     "tag_first.bio": ("four star Rating; bern Location; apple Dish", {"token_column": "1", "tag_column": "0"}),
@@ -49,7 +49,7 @@ def levels() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the small inputs are not beside the project")
+@needs_cases
 @pytest.mark.parametrize("name", FOUND)
 def test_small_inputs_that_went_wrong(name: str) -> None:
     entities, settings = FOUND[name]
@@ -62,7 +62,7 @@ def test_small_inputs_that_went_wrong(name: str) -> None:
     assert "; ".join(found) == entities
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the small inputs are not beside the project")
+@needs_cases
 def test_every_small_input_is_tried() -> None:
     assert {path.name for path in CASES.iterdir()} - {"README.md"} == set(FOUND)
 

@@ -16,10 +16,9 @@ from mistral_ner.data.formats import read_file
 from mistral_ner.errors import UserError
 from mistral_ner.predict.columns import Reading
 from mistral_ner.predict.entity import Entity
-from tests.conftest import ROOT
+from tests.conftest import CASES, needs_cases
 from tests.tagging import tag_lines
 
-CASES = ROOT.parent / "shared" / "cases"
 OF_COLUMNS = [
     "index_first.conllu", "universal_ner.iob2", "ud_comment_five_columns.iob2", "nested_layers.iob2", "bmes.char.bmes",
     "gmb.csv", "hipe_header.tsv", "ontonotes.gold_conll",
@@ -54,6 +53,7 @@ def layout_of(path: Path) -> Layout:
     return layout
 
 
+@needs_cases
 @pytest.mark.parametrize("name", OF_COLUMNS)
 def test_predict_reads_the_sentences_of_training_and_adds_a_column(name: str) -> None:
     trained = read_file(CASES / name, DataConfig())
@@ -71,6 +71,7 @@ def test_predict_reads_the_sentences_of_training_and_adds_a_column(name: str) ->
     assert sum(line.endswith("B-PER") for line in lines) >= len(seen)
 
 
+@needs_cases
 def test_comments_come_back_as_they_were_and_gold_is_kept() -> None:
     path = CASES / "ud_comment_five_columns.iob2"
     _, lines = tag(path.read_text(), Reading(layout_of(path)))

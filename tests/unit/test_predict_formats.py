@@ -21,10 +21,8 @@ from mistral_ner.predict.entity import Entity
 from mistral_ner.predict.formats import read_items, tag_items
 from mistral_ner.predict.output import open_output
 from mistral_ner.predict.source import open_source
-from tests.conftest import ROOT
+from tests.conftest import CASES, needs_cases
 from tests.unit.test_data_spans import FORMS, LISTS, TEXT, TWO
-
-CASES = ROOT.parent / "shared" / "cases"
 
 
 class Tagger:
@@ -209,6 +207,7 @@ def test_what_cannot_be_written_back_is_refused(tmp_path: Path) -> None:
             predict(write(tmp_path / "in.jsonl", record), tmp_path / "out")
 
 
+@needs_cases
 @pytest.mark.parametrize("name", ["doccano_labels.jsonl", "label_studio.json", "brat.txt"])
 def test_files_of_tools(name: str, tmp_path: Path) -> None:
     seen = predict(CASES / name, tmp_path / "out.jsonl")
