@@ -53,6 +53,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "batch_8_steps_600": {"training": {"per_device_train_batch_size": 8}},
     "rate_2e-3": {"training": {"learning_rate": 2e-3}},
     "rate_5e-4": {"training": {"learning_rate": 5e-4}},
+    "steps_1000": {"training": {"min_steps": 1000}},
 }
 
 
