@@ -50,10 +50,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"learning_rate": 2e-3, "num_epochs": 4, "per_device_train_batch_size": 8},
     },
     "batch_8_steps_300": {"training": {"per_device_train_batch_size": 8, "min_steps": 300}},
-    "batch_8_steps_600": {"training": {"per_device_train_batch_size": 8}},
-    "rate_2e-3": {"training": {"learning_rate": 2e-3}},
-    "rate_5e-4": {"training": {"learning_rate": 5e-4}},
-    "steps_1000": {"training": {"min_steps": 1000}},
+    "batch_8_steps_600": {"training": {"per_device_train_batch_size": 8, "min_steps": 600}},
+    "steps_600": {"training": {"min_steps": 600}},
+    "rate_2e-3_steps_600": {"training": {"learning_rate": 2e-3, "min_steps": 600}},
+    "rate_5e-4_steps_600": {"training": {"learning_rate": 5e-4, "min_steps": 600}},
 }
 
 

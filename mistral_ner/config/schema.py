@@ -103,7 +103,7 @@ class TrainingConfig:
     warmup_ratio: float = _value(0.1, low=0, below=1)  # of all steps
     weight_decay: float = _value(0.01, low=0)
     num_epochs: float | None = _value(None, above=0)  # null: what makes min_steps steps, from min_epochs to max_epochs
-    min_steps: int = _value(600, low=1)  # optimiser steps
+    min_steps: int = _value(1000, low=1)  # optimiser steps
     min_epochs: float = _value(3.0, above=0)
     max_epochs: float = _value(60.0, above=0)
     per_device_train_batch_size: int = _value(4, low=1)  # sentences

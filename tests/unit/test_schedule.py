@@ -15,7 +15,7 @@ EIGHT = {"per_device_train_batch_size": 8, "min_steps": 300}
 @pytest.mark.parametrize(
     ("windows", "settings", "steps", "epochs"),
     [
-        (100, {}, 600, 24),
+        (100, {}, 1000, 40),
         (100, EIGHT, 300, 300 / 13),
         (16, EIGHT, 120, 60),  # max_epochs
         (5000, EIGHT, 1875, 3),  # min_epochs
@@ -34,7 +34,7 @@ def test_steps_and_epochs(windows: int, settings: dict[str, float], steps: int, 
 
 
 def test_it_says_how_long_the_training_is() -> None:
-    assert str(Schedule.of(TrainingConfig(), 100)) == "600 optimiser steps (24 epochs), 9 reports"
+    assert str(Schedule.of(TrainingConfig(), 100)) == "1000 optimiser steps (40 epochs), 9 reports"
 
 
 def test_more_reports_than_steps() -> None:
