@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 BEST   ?=
 DATA   ?= ../shared/data
-# most tests of a search wait for processes to start: four at once keep two cores busy
+# two at once keep two cores busy
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -rR --durations=25
 CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))

@@ -1,7 +1,7 @@
-"""Dev F1 of single trainings: the default config beside other recipes, on eight sets, three seeds each.
+"""Dev F1 of single trainings: the default config beside other recipes, on eight sets, with three seeds each.
 
 .venv/bin/python bench/recipe.py
-.venv/bin/python bench/recipe.py --recipes default rate_2e-3 --sets music wnut17_500
+.venv/bin/python bench/recipe.py --recipes default steps_600 --sets music wnut17_500
 
 Trains ``minilm`` on one thread. Each training is a line of results/recipe.csv; those that are there already are not
 trained again. Prints the mean and the worst seed of every set and recipe.
@@ -113,7 +113,7 @@ def print_table() -> None:
     for row in rows():
         found.setdefault((row["set"], row["recipe"]), []).append(float(row["dev_f1"]))
     for (name, recipe), values in found.items():
-        print(f"{name:12} {recipe:10} mean {statistics.mean(values):.3f}  worst {min(values):.3f}  seeds {len(values)}")
+        print(f"{name:12} {recipe:20} mean {statistics.mean(values):.3f}  worst {min(values):.3f}  seeds {len(values)}")
 
 
 if __name__ == "__main__":

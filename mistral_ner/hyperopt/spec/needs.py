@@ -60,10 +60,10 @@ def _small_weights(model: ModelConfig) -> int | None:
     if model.random_init is not None:
         return None
     try:
-        sizes = [file.stat().st_size for file in Path(locate(model)).glob("*.safetensors")]
+        size = sum(file.stat().st_size for file in Path(locate(model)).glob("*.safetensors"))
     except (OSError, UserError):
         return None
-    return sum(sizes) if 0 < sum(sizes) < _SMALL else None
+    return size if 0 < size < _SMALL else None
 
 
 def largest_trial(plan: Plan) -> Config:
