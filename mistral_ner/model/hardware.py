@@ -88,9 +88,15 @@ def usable_precision(model: Any, wanted: str) -> str:
 
 def autocast(wanted: str) -> torch.autocast:
     """Return the context that computes in the number format of ``training.precision=wanted``."""
-    chosen = precision(wanted)
-    dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
-    return torch.autocast(device().type, dtype, enabled=chosen != "fp32")
+    dtype = product_dtype(wanted)
+    if dtype == torch.float32:
+        return torch.autocast(device().type, enabled=False)
+    return torch.autocast(device().type, dtype)
+
+
+def product_dtype(wanted: str) -> torch.dtype:
+    """Return the dtype of the products under :func:`autocast`."""
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(wanted)]
 
 
 def quantization(model: ModelConfig) -> Any:

@@ -21,10 +21,11 @@ from mistral_ner.metrics import IntArray, Score, entity_scores, sentence_counts
 from mistral_ner.model.cpu.attention import quick_attention
 from mistral_ner.model.cpu.merged import merged_weights
 from mistral_ner.model.cpu.products import wide_products
-from mistral_ner.model.hardware import autocast, usable_precision
+from mistral_ner.model.hardware import autocast, product_dtype, usable_precision
+from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import reads_padding
 from mistral_ner.model.stored import lend_trained
-from mistral_ner.training.batches import batches_by_tokens, buffers, collate
+from mistral_ner.training.batches import batches_by_tokens, buffers, choose_width, collate
 from mistral_ner.training.memory import OutOfMemoryError, free_memory, name_memory_errors
 from mistral_ner.training.prepare import prepare
 
@@ -77,15 +78,15 @@ class Forward:
         """
         device = next(model.parameters()).device
         forward = functools.partial(self._compute, model, device, loss is not None)
-        tokens = self.batch_tokens
-        with merged_weights(model), _single_threads(device) as each:
+        tokens, positions = self.batch_tokens, find_limit(model.config)
+        with merged_weights(model, product_dtype(self.precision)), _single_threads(device) as each:
             for buffer in buffers(rows, _BATCHES * self.batch_tokens):
                 if all(row.get(DONE) for row in buffer):
                     yield from (_NOTHING for _ in buffer)
                     continue
                 # activations instead of tokens are used with networks only that are known not to read padding
                 one_length = "hidden" not in buffer[0] and reads_padding(model, self.precision, self.pad_id)
-                compute = functools.partial(each, forward)
+                compute = functools.partial(each, functools.partial(forward, 0 if one_length else positions))
                 batches, results, tokens = _within_memory(compute, buffer, tokens, one_length)
                 found: list[Any] = [None] * len(buffer)
                 for batch, (logits, mean, labelled) in zip(batches, results, strict=True):
@@ -95,9 +96,12 @@ class Forward:
                         found[index] = of_row
                 yield from found
 
-    def _compute(self, model: Any, device: torch.device, with_loss: bool, rows: Sequence[Row]) -> _Computed:
+    def _compute(
+        self, model: Any, device: torch.device, with_loss: bool, positions: int | None, rows: Sequence[Row]
+    ) -> _Computed:
         """Return the words' logits of the rows of a batch, their mean loss, and the count of labelled tokens."""
-        batch = collate(rows, self.pad_id)
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = collate(rows, self.pad_id, choose_width(longest, positions))
         labels = batch["labels"] if with_loss else batch.pop("labels")
         with torch.inference_mode(), autocast(self.precision):  # both hold for the thread that enters them
             output = model(**{name: value.to(device) for name, value in batch.items()})

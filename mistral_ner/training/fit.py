@@ -24,6 +24,7 @@ from mistral_ner.environment import forget_other_launchers
 from mistral_ner.model import lend_model, weight_files
 from mistral_ner.model.cpu.attention import quick_attention
 from mistral_ner.model.cpu.dropout import quick_dropout
+from mistral_ner.model.cpu.lora import quick_lora
 from mistral_ner.model.cpu.products import wide_products
 from mistral_ner.model.hardware import precision, usable_precision
 from mistral_ner.model.stored import COLUMNS
@@ -137,6 +138,7 @@ def _train_on(
             )
         )
         stack.enter_context(quick_dropout(model))
+        stack.enter_context(quick_lora(model))
         stack.enter_context(quick_attention(model, config))
         prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trackers = stack.enter_context(track(config))

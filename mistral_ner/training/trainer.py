@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mistral_ner.config.schema import TrainingConfig
+from mistral_ner.data.rows import Row
 from mistral_ner.model import save_weights
+from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import mask_without_waiting
-from mistral_ner.training.batches import ByLength, collate, pieces
+from mistral_ner.training.batches import ByLength, choose_width, collate, pieces
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation, MeanLoss
 from mistral_ner.training.memory import TrainingError
@@ -41,8 +43,9 @@ class NerTrainer(Trainer):
     """
 
     def __init__(self, *, evaluation: Evaluation, pad_id: int, micro_batch: int | None = None, **kwargs: Any) -> None:
+        positions = find_limit(getattr(kwargs["model"], "config", None))
         super().__init__(
-            data_collator=lambda rows: {**collate(rows, pad_id), LENGTHS: [len(row["input_ids"]) for row in rows]},
+            data_collator=lambda rows: _collate(rows, pad_id, positions),
             compute_loss_func=_mean_loss,
             **kwargs,
         )
@@ -122,6 +125,11 @@ class NerTrainer(Trainer):
         self.log(dict(metrics))  # a copy: log adds keys
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _collate(rows: Sequence[Row], pad_id: int, positions: int | None) -> dict[str, Any]:
+    lengths = [len(row["input_ids"]) for row in rows]
+    return {**collate(rows, pad_id, choose_width(max(lengths), positions)), LENGTHS: lengths}
 
 
 def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:

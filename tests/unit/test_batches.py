@@ -6,7 +6,7 @@ from accelerate import skip_first_batches
 from torch.utils.data import BatchSampler
 from transformers import TrainingArguments
 
-from mistral_ner.training.batches import ByLength, batches_by_tokens, buffers, collate
+from mistral_ner.training.batches import ByLength, batches_by_tokens, buffers, choose_width, collate
 from mistral_ner.training.trainer import NerTrainer
 
 LENGTHS = np.random.default_rng(0).integers(3, 90, size=1003).tolist()
@@ -116,3 +116,14 @@ def test_activations_are_padded_like_ids():
     assert batch["inputs_embeds"].shape == (2, 3, 4)
     assert batch["inputs_embeds"][0, 2].abs().sum() == 0
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_a_batch_is_as_wide_as_a_multiple_of_eight_within_the_model_s_positions():
+    assert [choose_width(longest, None) for longest in (1, 8, 9, 500)] == [8, 8, 16, 504]
+    assert [choose_width(longest, 500) for longest in (9, 495, 497, 500)] == [16, 496, 500, 500]
+    assert choose_width(13, 0) == 13, "no room for padding"
+    batch = collate([row(2), row(3)], pad_id=7, width=8)
+    assert {name: tuple(values.shape) for name, values in batch.items()} == dict.fromkeys(batch, (2, 8))
+    assert batch["input_ids"][1].tolist() == [0, 1, 2, 7, 7, 7, 7, 7]
+    assert batch["labels"][1].tolist() == [1, 1, 1, *[-100] * 5]
+    assert batch["attention_mask"].sum(1).tolist() == [2, 3]

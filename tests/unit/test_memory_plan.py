@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from mistral_ner.config.schema import Config, ModelConfig, TrainingConfig
 from mistral_ner.model import lend_model
 from mistral_ner.model.cpu.dropout import quick_dropout
+from mistral_ner.model.cpu.lora import quick_lora
 from mistral_ner.model.memory.network import read_network
 from mistral_ner.model.memory.plan import MemoryPlan, format_size, plan_memory
 from mistral_ner.training import memory
@@ -61,12 +62,13 @@ def kept_bytes(made: Config) -> int:
                 kept[place] = tensor
             return tensor
 
-        with quick_dropout(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with quick_dropout(model), quick_lora(model), hooks:
             loss_of(model, made.training.precision)
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-CASES = itertools.product(["fp32", "bf16"], [0.0, 0.1], ["eager", "sdpa"], [8, 32])
+CASES = list(itertools.product(["fp32", "bf16"], [0.0, 0.1], ["eager", "sdpa"], [8, 32]))
 
 
 @pytest.mark.parametrize(("precision", "dropout", "attention", "rank"), CASES)
@@ -122,7 +124,7 @@ class Live(TorchDispatchMode):
 @pytest.mark.parametrize("quantization", ["none", "4bit"])
 def test_the_whole_is_the_peak_of_a_step(quantization: str, checkpointing: bool) -> None:
     made = config("fp32", quantization=quantization, gradient_checkpointing=checkpointing, attention="sdpa")
-    with lend_model(made.model, LABELS, 0, VOCABULARY) as model, quick_dropout(model):
+    with lend_model(made.model, LABELS, 0, VOCABULARY) as model, quick_dropout(model), quick_lora(model):
         model.train()
         trained = [one for one in model.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(trained, fused=True)

@@ -49,3 +49,16 @@ def test_what_a_sum_would_change_is_left_alone(dtype: torch.dtype, settings: dic
     weight = model.state_dict()["base_model.model.first.base_layer.weight"].clone()
     with merged_weights(model):
         assert torch.equal(model.state_dict()["base_model.model.first.base_layer.weight"], weight)
+
+
+def test_weights_are_rounded_once_for_products_in_sixteen_bits() -> None:
+    model, x = lora(), torch.randn(5, 8)
+    plain = Net(torch.float32).eval()
+    for one in (model, plain):
+        before = [weight.clone() for weight in one.parameters()]
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            with merged_weights(one):
+                wanted = one(x)
+            with merged_weights(one, torch.bfloat16):
+                assert torch.equal(one(x), wanted)
+        assert all(torch.equal(*pair) for pair in zip(one.parameters(), before, strict=True))

@@ -183,11 +183,11 @@ def test_batches_that_do_not_fit_into_memory_are_halved(
     """The buffers before stay as they were, and no text is lost; if one text does not fit, the error says so."""
     own, sizes = Forward._compute, []
 
-    def compute(self: Forward, model: Any, device: Any, with_loss: bool, rows: Any) -> Any:
+    def compute(self: Forward, model: Any, device: Any, with_loss: bool, positions: Any, rows: Any) -> Any:
         sizes.append(len(rows) * max(len(row["input_ids"]) for row in rows))
         if sizes[-1] > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return own(self, model, device, with_loss, rows)
+        return own(self, model, device, with_loss, positions, rows)
 
     texts = ["Ada Li saw Oslo .", "we left Rome ."] * 20
     expected = tagger.tag(texts)
@@ -209,9 +209,9 @@ def test_what_is_done_goes_through_no_model_and_changes_nothing(
     sentences = [[], ["Ada", "Li"], long, ["Bo", "left"], [], long, *([["Cy", "saw", "Rome"]] * 50), []]
     own, rows = Forward._compute, [0]
 
-    def compute(self: Forward, model: Any, device: Any, with_loss: bool, batch: Any) -> Any:
+    def compute(self: Forward, model: Any, device: Any, with_loss: bool, positions: Any, batch: Any) -> Any:
         rows[-1] += len(batch)
-        return own(self, model, device, with_loss, batch)
+        return own(self, model, device, with_loss, positions, batch)
 
     monkeypatch.setattr(Forward, "_compute", compute)
     monkeypatch.setattr(tagger, "_forward", Forward(0, 16))

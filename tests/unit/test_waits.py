@@ -110,7 +110,7 @@ def test_pieces_are_cut_without_a_look_into_the_batch() -> None:
     assert found == []
     assert len(whole) == 1
     assert all(whole[0][name] is batch[name] for name in batch)
-    assert [tuple(piece["labels"].shape) for piece in halves] == [(2, 9), (2, 3)]
+    assert [tuple(piece["labels"].shape) for piece in halves] == [(2, 9), (2, 8)]
     assert [piece["attention_mask"].sum(1).tolist() for piece in halves] == [[9, 7], [3, 2]]
 
 

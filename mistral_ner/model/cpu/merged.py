@@ -9,37 +9,51 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.layer import Linear, LoraLayer
 from torch import nn
 
 
 @contextlib.contextmanager
-def merged_weights(model: nn.Module) -> Iterator[None]:
+def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Let ``model`` compute with base weights plus LoRA inside the block, and put the very base weights back.
 
     Only plain layers with float32 weights on a CPU are changed: on 16 or fewer bits the sum would be rounded.
+
+    Args:
+        model: with LoRA or without.
+        dtype: of the products inside the block. Weights are rounded to it once; autocast rounds them in every batch.
     """
-    layers: list[Any] = [module for module in model.modules() if _is_plain(module)]
+    modules = list(model.modules())
+    layers: list[Any] = [module for module in modules if is_plain(module)]
     weights = [layer.get_base_layer().weight for layer in layers]
+    if not any(isinstance(module, LoraLayer) for module in modules):
+        weights = [module.weight for module in modules if type(module) is nn.Linear and _is_wide(module.weight)]
     own = [weight.data for weight in weights]
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # so that the bits of the sums do not depend on their number
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            for layer, weight in zip(layers, weights, strict=True):
+            for layer, weight in zip(layers, weights, strict=False):
                 weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
                 layer._disable_adapters = True
+            for weight in weights:
+                weight.data = weight.data.to(dtype)
         torch.set_num_threads(threads)
         yield
     finally:
         torch.set_num_threads(threads)
-        for layer, weight, data in zip(layers, weights, own, strict=True):
+        for weight, data in zip(weights, own, strict=True):
             weight.data = data
+        for layer in layers:
             layer._disable_adapters = False
 
 
-def _is_plain(module: nn.Module) -> bool:
-    if type(module) is not Linear or module.disable_adapters or module.merged or any(module.use_dora.values()):
+def is_plain(module: nn.Module) -> bool:
+    """Tell whether a module is peft's plain LoRA, switched on, over a float32 layer on the CPU."""
+    if not isinstance(module, Linear) or module.disable_adapters or module.merged or any(module.use_dora.values()):
         return False
-    weight = module.get_base_layer().weight
+    return _is_wide(module.get_base_layer().weight)
+
+
+def _is_wide(weight: Any) -> bool:
     return bool(weight.dtype == torch.float32 and weight.device.type == "cpu")

@@ -65,8 +65,10 @@ def of_layer(network: Network, formats: Formats, rank: int, dropout: float, leng
 def _of_lora(network: Network, formats: Formats, rank: int, dropout: float) -> float:
     small, layers = formats.products, network.config.num_hidden_layers - network.frozen
     inputs = sum(shape[0] for shape in network.adapted.values()) / layers
-    if dropout:
-        mask = 1 if formats.on_gpu else _FLOAT
+    mask = (1 if formats.on_gpu else 2) if dropout else 0
+    if not formats.on_gpu and formats.stream == _FLOAT:  # model/cpu/lora.py
+        inputs = mask * inputs + small * (inputs if small < _FLOAT else _distinct(network, formats))
+    elif dropout:
         inputs *= small + mask
     elif small < _FLOAT or formats.stream < _FLOAT:
         inputs *= small  # peft casts each to float32, and autocast casts a copy of it back
