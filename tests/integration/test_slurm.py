@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.jobs import GIVEN, check_launcher, is_submitit
 from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.hyperopt.study.study import FAILURES, REASON, WORKER_DIED
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +62,7 @@ def command(tmp_path: Path, rule: str, *more: str, strategy: str = "optuna") -> 
     app = tmp_path / "app.py"
     app.write_text(APP.format(conf=str(ROOT / "conf"), rule=rule))
     return [
-        *(sys.executable, str(app), "-m", f"hyperopt={strategy}", "model=tiny", "debug=quick", "training.reports=3"),
+        *(str(app), "-m", f"hyperopt={strategy}", "model=tiny", "debug=quick", "training.reports=3"),
         *("hyperopt.num_trials=4", "hyperopt.max_concurrent=2", "hyperopt.study_name=s"),
         *(f"hyperopt.results_dir={tmp_path}", "hyperopt.final.enabled=false", *more),
     ]
@@ -75,15 +74,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(tmp_path: Path, rule: str, *more: str, strategy: str = "optuna", **env: str) -> str:
     """Run a search to its end; its objective is no training, so that nothing is left to score and it ends with 1."""
-    done = subprocess.run(
-        command(tmp_path, rule, *more, strategy=strategy),
-        cwd=tmp_path,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
+    done = warm.run_text(command(tmp_path, rule, *more, strategy=strategy), tmp_path, environment(**env))
     return done.stdout + done.stderr
 
 
@@ -111,12 +102,8 @@ def waiting(tmp_path: Path) -> Iterator[tuple[Any, int]]:
     """A search whose trial 1 waits, and the process of that trial."""
     there = tmp_path / "s/trial_0001/waits"
     with (tmp_path / "out").open("w") as out:
-        search = subprocess.Popen(
-            command(tmp_path, "waits", "hydra/launcher=submitit_local"),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=out,
-            stderr=out,
+        search = warm.Process(
+            command(tmp_path, "waits", "hydra/launcher=submitit_local"), tmp_path, environment(), stdout=out
         )
     until = time.monotonic() + 300
     while not (there.exists() and there.read_text()) or not (tmp_path / "s/trial_0002/calls.txt").exists():

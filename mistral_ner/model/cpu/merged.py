@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
 from torch import nn
+
+from mistral_ner.model.lora import LoraLinear
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def merged_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    if type(module) is not Linear or module.disable_adapters or module.merged or any(module.use_dora.values()):
+    if type(module) is not LoraLinear or module.disable_adapters or module.merged or any(module.use_dora.values()):
         return False
     weight = module.get_base_layer().weight
     return bool(weight.dtype == torch.float32 and weight.device.type == "cpu")
