@@ -5,6 +5,7 @@ It has imported the libraries, and nothing of this project. Started as ``python 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -40,15 +41,20 @@ LIBRARIES = {
 }
 
 
+_TAKES_CARE = "jemalloc_bg_thd"  # of pyarrow's allocator, which stops it before a fork and starts it after one
+
+
 def main(control: socket.socket) -> dict[str, Any]:
     """Serve until the socket is closed; return in each child that is forked, with what it has to run."""
+    atexit.register(_end_at_once)  # registered first, and so called last
     before = set(os.environ)
     for module, names in LIBRARIES.items():
         for name in ("__name__", *names):
             getattr(importlib.import_module(module), name)
     set_by_them = {name: value for name, value in os.environ.items() if name not in before}
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    assert threads == 1, f"a fork would leave {threads - 1} threads behind"
+    threads = {Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")}
+    left_behind = threads - {Path("/proc/self/comm").read_text().strip(), _TAKES_CARE}
+    assert not left_behind, f"a fork would leave {left_behind} behind"
     gc.collect()
     gc.freeze()  # so that a collection in a child does not copy every page
     control.send(b"ready")
@@ -110,9 +116,36 @@ def become(command: dict[str, Any]) -> None:
     os.environ.update(command["set_by_libraries"] | command["environment"])
     tempfile.tempdir = None  # it may have been asked for under another TMPDIR
     importlib.import_module("numpy").random.seed()  # Python's own numbers begin anew after a fork, numpy's do not
-    how, *rest = arguments = command["arguments"]
+    arguments = command["arguments"]
     sys.orig_argv = [sys.executable, *arguments]
-    sys.argv = [how, *rest[1:]] if how in ("-c", "-m") else arguments
+    try:
+        _run(*arguments)
+    except SystemExit as end:
+        _exit_codes.append(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+    except Exception:
+        _exit_codes.append(1)
+        raise
+    _exit_codes.append(0)
+
+
+_exit_codes: list[int] = []
+
+
+def _end_at_once() -> None:
+    """End this process after all other functions of atexit: to take down what is imported takes most of a second.
+
+    Only how the interpreter frees its memory is left out. It does so itself where a signal or a full disk interferes.
+    """
+    if _exit_codes:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_exit_codes[-1])
+
+
+def _run(how: str, *rest: str) -> None:
+    sys.argv = [how, *(rest[1:] if how in ("-c", "-m") else rest)]
     first = {"-c": "", "-m": str(Path.cwd())}.get(how, str(Path(how).resolve().parent))
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:1] = [first, *paths]
@@ -120,8 +153,9 @@ def become(command: dict[str, Any]) -> None:
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         return
     module = types.ModuleType("__main__")
-    code, name = rest[0], "<string>"
-    if how != "-c":
+    if how == "-c":
+        code, name = rest[0], "<string>"
+    else:
         code, name = Path(how).read_text(encoding="utf-8"), how
         module.__file__ = name
     sys.modules["__main__"] = module
