@@ -52,7 +52,7 @@ def main(control: socket.socket) -> dict[str, Any]:
         for name in ("__name__", *names):
             getattr(importlib.import_module(module), name)
     set_by_them = {name: value for name, value in os.environ.items() if name not in before}
-    threads = {Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")}
+    threads = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     left_behind = threads - {Path("/proc/self/comm").read_text().strip(), _TAKES_CARE}
     assert not left_behind, f"a fork would leave {left_behind} behind"
     gc.collect()
