@@ -144,12 +144,14 @@ def test_cut_off_by_a_budget_and_resumed(tmp_path: Path, url: str | None, strate
     assert_whole(tmp_path, trials_of(tmp_path, url), 6)
 
 
-@pytest.mark.parametrize(("breaks", "reason"), [("nan", "is not finite"), ("raises", "ValueError: too high a rate")])
-def test_broken_trials_are_named(tmp_path: Path, url: str | None, breaks: str, reason: str) -> None:
-    summary = made(tmp_path, "random", url, breaks=breaks, max_failure_rate=1.0)
+def test_broken_trials_are_named(tmp_path: Path, url: str | None) -> None:
+    reasons = {2e-2: "is not finite", 5e-2: "ValueError: too high a rate"}
+    enqueue = [{"learning_rate": rate, "lora_r": 4} for rate in reasons]
+    summary = made(tmp_path, "random", url, breaks="both ways", max_failure_rate=1.0, enqueue=enqueue)
     failed = [trial for trial in trials_of(tmp_path, url) if trial.state == TrialState.FAIL]
-    assert failed
-    assert all(reason in trial.user_attrs["reason"] for trial in failed)
+    assert {trial.params["learning_rate"] for trial in failed} >= set(reasons)
+    for trial in failed:
+        assert reasons[2e-2 if trial.params["learning_rate"] < 3e-2 else 5e-2] in trial.user_attrs["reason"]
     assert summary.n_failed == len(failed)
     assert states(trials_of(tmp_path, url))["FAIL"] == sum(summary.failures.values())
 
