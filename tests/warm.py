@@ -35,12 +35,13 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 
-# What libraries read while they are imported begins so; PYTHONPATH is read by the forked process, too.
+# What libraries read while they are imported begins so, but for PYTHONPATH, which the forked process reads, too, and
+# what scikit-learn sets in this process when it is imported.
 _READ_AT_IMPORT = (
     *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "ATEN_"),
     *("PYTHON", "MALLOC_", "LD_"),
 )
-_READ_LATER = ("PYTHONPATH",)
+_NOT_THESE = ("PYTHONPATH", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -57,7 +58,7 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _at_import(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER}
+    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name not in _NOT_THESE}
 
 
 class Process:
