@@ -35,30 +35,30 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 
-# What libraries read while they are imported begins so, but for PYTHONPATH, which the forked process reads, too, and
-# what scikit-learn sets in this process when it is imported.
+# What libraries read while they are imported begins so, but for PYTHONPATH, which the forked process reads, too.
 _READ_AT_IMPORT = (
     *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "ATEN_"),
     *("PYTHON", "MALLOC_", "LD_"),
 )
-_NOT_THESE = ("PYTHONPATH", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")
+_READ_LATER = ("PYTHONPATH",)
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return ``env`` with the server's own values of what is read while libraries are imported.
 
     Raises:
-        ValueError: ``env`` sets another value than this process has, which only a new process would read.
+        ValueError: ``env`` has another value than the server and this process, which only a new process would read.
     """
-    ours, inherited = _server().environment, _server().inherited
+    ours = _server().environment
     for name, value in _at_import(env).items():
-        if value not in (ours.get(name), inherited.get(name)):
+        # libraries set some in the process of the tests, when it imports them
+        if value not in (ours.get(name), os.environ.get(name)):
             raise ValueError(f"{name}={value} is read while libraries are imported; start a new process for it")
     return {**env, **ours}
 
 
 def _at_import(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name not in _NOT_THESE}
+    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER}
 
 
 class Process:
@@ -176,11 +176,10 @@ class _Server:
 
     def __init__(self) -> None:
         self._hub = tempfile.mkdtemp(prefix="no-hub-")
-        self.inherited = _at_import(os.environ)
         # One thread, so that none is left behind by a fork; a hub that has nothing and gives no answer; and torch must
         # not begin with a GPU before the fork only to see whether there is one.
         self.environment = {
-            **self.inherited,
+            **_at_import(os.environ),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": self._hub,
