@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -42,8 +40,8 @@ def odd(objective, rule):
         if rule == "long" and folder.name == "trial_0001" and not (folder / "killed").exists():
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if rule == "waits" and folder.name == "trial_0001" and not (folder / "waits").exists():
-            (folder / "waits").write_text(str(os.getpid()))
+        if rule == "waits" and folder.name == "trial_0001" and not (folder / "waits_2").exists():
+            (folder / f"waits_{{1 + (folder / 'waits_1').exists()}}").write_text(str(os.getpid()))
             time.sleep(600)
         objective(config, report)
     return call
@@ -97,27 +95,31 @@ def test_a_free_slot_is_filled_before_a_long_trial_ends_and_a_killed_one_is_trie
     assert not (tmp_path / "s" / GIVEN).exists(), "no job is left"
 
 
-@pytest.fixture
-def waiting(tmp_path: Path) -> Iterator[tuple[Any, int]]:
-    """A search whose trial 1 waits, and the process of that trial."""
-    there = tmp_path / "s/trial_0001/waits"
+def until_a_job_waits(tmp_path: Path, time_of: int, *more: str) -> tuple[warm.Process, int]:
+    """Start a search whose trial 1 waits; return it, and the process of that trial once another has reported."""
+    there = tmp_path / f"s/trial_0001/waits_{time_of}"
     with (tmp_path / "out").open("w") as out:
         search = warm.Process(
-            command(tmp_path, "waits", "hydra/launcher=submitit_local"), tmp_path, environment(), stdout=out
+            command(tmp_path, "waits", "hydra/launcher=submitit_local", *more), tmp_path, environment(), stdout=out
         )
     until = time.monotonic() + 300
     while not (there.exists() and there.read_text()) or not (tmp_path / "s/trial_0002/calls.txt").exists():
         assert search.poll() is None, (tmp_path / "out").read_text()
         assert time.monotonic() < until
         time.sleep(0.1)
-    yield search, int(there.read_text())
-    search.kill()
+    return search, int(there.read_text())
 
 
-def test_a_killed_search_is_resumed_and_its_job_that_still_runs_is_ended_first(
-    tmp_path: Path, waiting: tuple[Any, int]
+def test_an_interrupted_search_ends_its_jobs_and_a_killed_one_is_resumed_and_ends_those_that_still_run_first(
+    tmp_path: Path,
 ) -> None:
-    search, job = waiting
+    search, job = until_a_job_waits(tmp_path, 1)
+    search.send_signal(signal.SIGTERM)
+    assert search.wait(120) == 130, (tmp_path / "out").read_text()
+    assert not psutil.pid_exists(job)
+    assert not (tmp_path / "s" / GIVEN).exists()
+
+    search, job = until_a_job_waits(tmp_path, 2, "hyperopt.resume=true")
     search.kill()
     search.wait()
     assert psutil.pid_exists(job), "Slurm's jobs outlive the search, too"
@@ -125,14 +127,6 @@ def test_a_killed_search_is_resumed_and_its_job_that_still_runs_is_ended_first(
     assert not psutil.pid_exists(job)
     assert [trial.state for trial in read_study(tmp_path / "s").trials] == [TrialState.COMPLETE] * 4, said
     assert all(calls(tmp_path / "s", number) == ["1", "2", "3"] for number in range(4)), "nothing was run twice"
-
-
-def test_an_interrupted_search_ends_its_jobs(tmp_path: Path, waiting: tuple[Any, int]) -> None:
-    search, job = waiting
-    search.send_signal(signal.SIGTERM)
-    assert search.wait(120) == 130, (tmp_path / "out").read_text()
-    assert not psutil.pid_exists(job)
-    assert not (tmp_path / "s" / GIVEN).exists()
 
 
 # --- what Slurm is asked for --------------------------------------------------------------------------------------
