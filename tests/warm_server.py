@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import selectors
+import signal
 import socket
 import sys
 import tempfile
@@ -123,25 +124,31 @@ def become(command: dict[str, Any]) -> None:
     except SystemExit as end:
         _exit_codes.append(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
+    except KeyboardInterrupt:
+        _exit_codes.append(-signal.SIGINT)
+        raise
     except Exception:
         _exit_codes.append(1)
         raise
     _exit_codes.append(0)
 
 
-_exit_codes: list[int] = []
+_exit_codes: list[int] = []  # of this process's command, once it has ended; below zero, the signal that it ends by
 
 
 def _end_at_once() -> None:
     """End this process after all other functions of atexit: to take down what is imported takes most of a second.
 
-    Only how the interpreter frees its memory is left out. It does so itself where a signal or a full disk interferes.
+    Only how the interpreter frees its memory is left out. It does so itself where the output cannot be written.
     """
     if _exit_codes:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(_exit_codes[-1])
+            if _exit_codes[-1] < 0:
+                signal.signal(-_exit_codes[-1], signal.SIG_DFL)
+                os.kill(os.getpid(), -_exit_codes[-1])
+            os._exit(_exit_codes[-1] & 0xFF)
 
 
 def _run(how: str, *rest: str) -> None:
