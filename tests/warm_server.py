@@ -122,7 +122,7 @@ def become(command: dict[str, Any]) -> None:
     try:
         _run(*arguments)
     except SystemExit as end:
-        _exit_codes.append(end.code if isinstance(end.code, int) else int(end.code is not None))
+        _exit_codes.append(end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None))
         raise
     except KeyboardInterrupt:
         _exit_codes.append(-signal.SIGINT)
@@ -148,7 +148,7 @@ def _end_at_once() -> None:
             if _exit_codes[-1] < 0:
                 signal.signal(-_exit_codes[-1], signal.SIG_DFL)
                 os.kill(os.getpid(), -_exit_codes[-1])
-            os._exit(_exit_codes[-1] & 0xFF)
+            os._exit(_exit_codes[-1])
 
 
 def _run(how: str, *rest: str) -> None:
