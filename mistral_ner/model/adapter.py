@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -25,6 +22,15 @@ from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.model.base import NoHead, added_tokens, base_model, fixed_rng, forget_base
 from mistral_ner.model.layers import frozen_layers, layer_stack, switch_off_dropout
+from mistral_ner.model.lora import (
+    BaseTunerLayer,
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    TrainableTokensWrapper,
+    get_peft_model,
+    without_bitsandbytes,
+)
 from mistral_ner.model.targets import lora_targets
 
 
@@ -115,7 +121,8 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     bare.dropout += switch_off_dropout(base, frozen)
     if model.bidirectional:
         _uncover(base)
-    with fixed_rng(seed), warnings.catch_warnings():
+    # quantised layers need it, and have imported it by now
+    with fixed_rng(seed), warnings.catch_warnings(), without_bitsandbytes():
         # peft reads a property of transformers by its old name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mistral_ner.model.lora  # noqa: F401  before transformers' Trainer, which imports peft, too
+
+# isort: split
+
 import logging
 import math
 import time

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 from mistral_ner.training.checkpoint import reports_on_disk
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 RESUME = ("-m", "mistral_ner.hyperopt.resume")
@@ -35,15 +34,8 @@ def signalled(folder: Path, command: list[str], at: str, reports: int, *signals:
 
     As in a terminal, Ctrl-C goes to every process of the group.
     """
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MISTRAL_NER_CACHE": str(folder / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MISTRAL_NER_CACHE": str(folder / "cache")}
+    process = warm.Process(command, folder, env, start_new_session=True)
     before, until = made(folder, at), time.monotonic() + 400
     while signals and made(folder, at) < before + reports:
         if process.poll() is not None or time.monotonic() > until:
@@ -59,8 +51,8 @@ def signalled(folder: Path, command: list[str], at: str, reports: int, *signals:
             process.terminate()
         time.sleep(0.05)
     code = process.wait(timeout=400)
-    seconds = time.monotonic() - sent  # what Ray started may hold the pipe for some seconds more
-    return code, process.communicate(timeout=60)[0], seconds
+    seconds = time.monotonic() - sent
+    return code, process.communicate()[0], seconds
 
 
 def made(folder: Path, at: str) -> int:

@@ -47,9 +47,9 @@ def arithmetic(seconds: float = 0.0, breaks: str = "") -> Any:
             time_.sleep(seconds)
             rate = config.training.learning_rate
             value = 1 - abs(math_.log10(rate) + 3) / 4 + number / 100
-            if breaks == "nan" and rate > 1e-2:
+            if breaks == "both ways" and 1e-2 < rate < 3e-2:
                 value = float("nan")
-            if breaks == "raises" and rate > 1e-2:
+            elif breaks and rate > 1e-2:
                 raise ValueError("too high a rate")
             metrics = {"eval_f1": value, "eval_seconds": float(config.model.lora_r)}
             with (folder / "calls.txt").open("a") as calls:

@@ -66,18 +66,6 @@ def test_every_trial_of_a_search_meets_its_constraints(tmp_path: Path, strategy:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_same_seed_proposes_the_same(tmp_path: Path, strategy: str) -> None:
-    """With one worker; and the seed matters."""
-    params = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        made = config(tmp_path, strategy, study_name=name, num_trials=14, max_concurrent=1, optuna_n_startup_trials=5)
-        search({**made, "seed": seed}, arithmetic())
-        params.append([trial.params for trial in read_study(tmp_path / name).trials])
-    assert params[0] == params[1]
-    assert params[0][1:] != params[2][1:]
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_timeout_then_resume(tmp_path: Path, strategy: str) -> None:
     """Time runs out in the middle; resumed, every trial ends, none twice, no report is made twice, nothing is lost."""
     slow = arithmetic(seconds=0.5)
@@ -104,17 +92,21 @@ def test_timeout_then_resume(tmp_path: Path, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_finished_study_is_extended(tmp_path: Path, strategy: str) -> None:
-    """The proposals of an extended study are those of one that was that long from the start.
+def test_the_seed_decides_what_is_proposed_in_one_run_or_in_two(tmp_path: Path, strategy: str) -> None:
+    """With one worker, an extended study proposes what one of the same seed does that was that long from the start.
 
     Not so where trials wait at rungs: the end of the shorter search was theirs (tests/unit/test_promotion.py).
     """
-    run(tmp_path / "short", strategy, num_trials=5, max_concurrent=1)
-    _, extended = run(tmp_path / "short", strategy, num_trials=9, max_concurrent=1, resume=True)
-    _, whole = run(tmp_path / "long", strategy, num_trials=9, max_concurrent=1)
+    chosen = {"max_concurrent": 1, "optuna_n_startup_trials": 5}
+    run(tmp_path / "short", strategy, num_trials=8, **chosen)
+    _, extended = run(tmp_path / "short", strategy, num_trials=14, resume=True, **chosen)
+    _, whole = run(tmp_path / "long", strategy, num_trials=14, **chosen)
     assert [trial.params for trial in extended] == [trial.params for trial in whole]
     assert [trial.state for trial in extended] == [trial.state for trial in whole], "the rungs are known again"
     assert [trial.intermediate_values for trial in extended] == [trial.intermediate_values for trial in whole]
+    search({**config(tmp_path / "other", strategy, num_trials=14, **chosen), "seed": 2}, arithmetic())
+    other = read_study(tmp_path / "other" / "s").trials
+    assert [trial.params for trial in other][1:] != [trial.params for trial in whole][1:]
 
 
 @pytest.mark.parametrize("strategy", ["combined", "random"])

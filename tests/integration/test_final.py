@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from mistral_ner.predict import Tagger
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import reports_on_disk
 from mistral_ner.training.evaluate import score
+from tests import warm
 
+ROOT = Path(__file__).parents[2]
 TEXT = "Ada Li saw Oslo ."
 
 
@@ -223,7 +225,7 @@ folder, model, data, order, hyperopt = json.loads(sys.argv[2])
 die_in_a_write(Path(folder), "driver", **order)
 run_search(plan(Path(folder), model, data, **hyperopt))
 """
-PATHS = [str(Path(__file__).parents[2] / "bench"), str(Path(__file__).parent)]
+PATHS = [str(ROOT / "bench"), str(Path(__file__).parent)]
 
 
 def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
@@ -242,8 +244,8 @@ def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
         ("/.summary.json", 2, True),
     ):
         told = [str(tmp_path), tiny_model, toy_files, {"of": of, "nth": nth, "cut": 0.5}, {"resume": resume}]
-        command = [sys.executable, "-c", DYING, json.dumps(PATHS), json.dumps(told)]
-        died = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        command = ["-c", DYING, json.dumps(PATHS), json.dumps(told)]
+        died = warm.run_text(command, tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)})
         assert died.returncode == -9, died.stdout + died.stderr
         assert of in (tmp_path / "deaths.txt").read_text().splitlines()[-1]
         now = counted()
