@@ -59,6 +59,10 @@ class ModelConfig:
     use_rslora: bool = False  # scale by alpha / sqrt(r), https://arxiv.org/abs/2312.03732
 
 
+# what may differ between trials that go through the base model together
+OF_A_TRIAL = ("lora_r", "lora_alpha", "lora_alpha_ratio", "lora_dropout", "lora_target_modules", "use_rslora")
+
+
 @dataclass
 class DataConfig:
     """Where the sentences come from and how they are encoded."""
@@ -154,6 +158,7 @@ class HyperoptConfig:
     enabled: bool | None = None  # null: follows from strategy, with which it must agree
     num_trials: int = _value(20, low=1)
     max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
+    trials_per_pass: int = _value(1, low=1)  # trials of a worker that go through the base model together
     timeout: float | None = _value(None, above=0)  # seconds
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))

@@ -114,7 +114,7 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     _set_labels(base, labels)
     bare.dropout += switch_off_dropout(base, frozen)
     if model.bidirectional:
-        _uncover(base)
+        let_see_both_sides(base)
     with fixed_rng(seed), warnings.catch_warnings():
         # peft reads a property of transformers by its old name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -138,7 +138,7 @@ def _attach_whole(model: ModelConfig, base: PreTrainedModel, labels: Sequence[st
         tensor.data = tensor.data.to(dtype=torch.float32 if trained else tensor.dtype, copy=True)
     _set_labels(base, labels)
     if model.bidirectional:
-        _uncover(base)
+        let_see_both_sides(base)
     with fixed_rng(seed):
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
     if model.gradient_checkpointing:
@@ -202,7 +202,7 @@ def _set_labels(base: PreTrainedModel, labels: Sequence[str]) -> None:
     base.num_labels = len(labels)  # type: ignore[assignment]
 
 
-def _uncover(base: PreTrainedModel) -> None:
+def let_see_both_sides(base: PreTrainedModel) -> None:
     """Let every token see both sides; no change for an encoder, whose tokens do so already."""
     base.config.is_causal = False  # the masks
     for module in base.modules():

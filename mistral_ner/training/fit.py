@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from mistral_ner import files, locks
 from mistral_ner.config.check import check
@@ -39,15 +38,18 @@ from mistral_ner.training.memory import (
 from mistral_ner.training.prefix import Prefix, frozen_prefix
 from mistral_ner.training.prepare import prepare
 from mistral_ner.training.schedule import Schedule
+from mistral_ner.training.together import Pass, Seat
 from mistral_ner.training.tracking import track
-from mistral_ner.training.trainer import MICRO_BATCH, NerTrainer, Report, Reporter
+from mistral_ner.training.trainer import MICRO_BATCH, NerTrainer, Report, Reporter, quiet_libraries
 
-__all__ = ["OutOfMemoryError", "Report", "TrainingError", "fit"]
+__all__ = ["OutOfMemoryError", "Report", "TrainingError", "fit", "fit_together"]
+
+Settings = DictConfig | Mapping[str, Any] | Config
 
 log = logging.getLogger(__name__)
 
 
-def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = None) -> float:
+def fit(cfg: Settings, report: Report | None = None, together: Pass | None = None) -> float:
     """Train one configuration and return its metric at its best report.
 
     Everything is kept in ``cfg.output_dir``. Called again on the same folder, it continues a training that was cut
@@ -58,6 +60,7 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
         cfg: the composed config, or its parts with defaults for the rest.
         report: called as ``report(number, metrics)`` after every evaluation, once its state is on disk; ``number``
             counts from 1. It returns True to stop the training.
+        together: the pass that other threads' trainings share with this one.
 
     Raises:
         ConfigError: names every fault of the config, before anything is loaded.
@@ -69,11 +72,42 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
     forget_other_launchers()
     config.training.threads = _use_threads(config.training.threads)
     named = name_memory_errors("the model", "a smaller model, or model.quantization=4bit")
-    with locks.hold_folder(Path(config.output_dir)), named, wide_products():
-        return _train_within_memory(config, Progress.open(config), report).best_value
+    with locks.hold_folder(Path(config.output_dir)), ExitStack() as stack:
+        seat = stack.enter_context(together.seat(config.training.threads)) if together is not None else None
+        with named, wide_products():
+            report = seat.away(report) if seat is not None else report
+            return _train_within_memory(config, Progress.open(config), report, seat).best_value
 
 
-def _train_within_memory(config: Config, progress: Progress, report: Report | None) -> Progress:
+def fit_together(configs: Sequence[Settings], reports: Sequence[Report | None] | None = None) -> list[float]:
+    """Train several configurations at once, as :func:`fit` does each of them, with shared passes through the base.
+
+    The numbers of each are those of :func:`fit`, rounding aside. They may differ in what a trial of a search may
+    change, apart from the keys under ``model`` that are not LoRA's.
+
+    Args:
+        configs: with different ``output_dir``.
+        reports: a callable, or None, for each.
+
+    Returns:
+        The metric of each at its best report.
+
+    Raises:
+        Exception: as :func:`fit`, when all have ended: that of the first that failed.
+    """
+    together = Pass()
+    try:
+        with ThreadPoolExecutor(len(configs)) as threads:
+            running = [
+                threads.submit(fit, config, report, together)
+                for config, report in zip(configs, reports or [None] * len(configs), strict=True)
+            ]
+        return [one.result() for one in running]
+    finally:
+        together.close()
+
+
+def _train_within_memory(config: Config, progress: Progress, report: Report | None, seat: Seat | None) -> Progress:
     """Train from the last report on; if memory runs out and ``training.auto_batch`` is on, with fewer rows at once.
 
     The batches, their order and the optimiser steps stay the same, so the numbers differ by rounding only.
@@ -85,7 +119,7 @@ def _train_within_memory(config: Config, progress: Progress, report: Report | No
     at_once = progress.reports[-1].get(MICRO_BATCH, batch) if progress.reports else batch
     while not progress.finished:
         try:
-            _train(config, progress, report, at_once)
+            _train(config, progress, report, at_once, seat)
             break
         except OutOfMemoryError as error:
             if not config.training.auto_batch or at_once == 1:
@@ -99,13 +133,13 @@ def _train_within_memory(config: Config, progress: Progress, report: Report | No
     return progress
 
 
-def _train(config: Config, progress: Progress, report: Report | None, at_once: int) -> None:
+def _train(config: Config, progress: Progress, report: Report | None, at_once: int, seat: Seat | None) -> None:
     tokenizer, data = prepare(config)
     schedule = Schedule.of(config.training, len(data.train))
     if not progress.is_over(config.training):
-        with light_collections():
+        with light_collections(freeze=seat is None):
             # no name for the reporter here: a failed training's traceback would hold it, and with it the Trainer
-            args = (at_once, tokenizer, data)
+            args = (at_once, tokenizer, data, seat)
             _train_on(config, progress, Reporter(schedule, progress, report, config.training), *args)
     if progress.is_over(config.training):
         _keep_best_adapter(progress, tokenizer, data)
@@ -119,6 +153,7 @@ def _train_on(
     at_once: int,
     tokenizer: PreTrainedTokenizerFast,
     data: Encoded,
+    seat: Seat | None,
 ) -> None:
     """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
     refuse_what_cannot_fit(config, len(data.labels), len(tokenizer))
@@ -126,8 +161,13 @@ def _train_on(
     batch = config.training.per_device_train_batch_size
     tokens = max(1, config.training.eval_batch_tokens * at_once // batch)
     config = replace(config, training=replace(config.training, eval_batch_tokens=tokens))
-    with _quiet_libraries(), ExitStack() as stack:
-        model = stack.enter_context(lend_model(config.model, data.labels, config.seed, len(tokenizer)))
+    with nullcontext() if seat is not None else quiet_libraries(), ExitStack() as stack:
+        lent = (config.model, data.labels, config.seed, len(tokenizer))
+        base: Any = None
+        if seat is None:
+            model = stack.enter_context(lend_model(*lent))
+        else:
+            model, base = seat.make_model(*lent)
         number_format = usable_precision(model, config.training.precision)
         config = replace(config, training=replace(config.training, precision=number_format))
         stack.enter_context(
@@ -138,7 +178,7 @@ def _train_on(
         )
         stack.enter_context(quick_dropout(model))
         stack.enter_context(quick_attention(model, config))
-        prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
+        prefix = None if seat is not None else stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trackers = stack.enter_context(track(config))
         trainer = NerTrainer(
             model=model,
@@ -147,9 +187,12 @@ def _train_on(
             evaluation=Evaluation.of(data, "dev", tokens, prefix.dev if prefix else None, config.training.precision),
             pad_id=pad_id,
             micro_batch=at_once,
+            seat=seat,
             callbacks=[reporter],
         )
         reporter.trainer = trainer
+        if seat is not None:
+            stack.enter_context(seat.take(model, config.model, base, config.training.precision))
         set_seed(config.seed)
         start = progress.checkpoints / progress.checkpoint if progress.checkpoint else None
         trainer.train(resume_from_checkpoint=str(start) if start else None)
@@ -231,16 +274,3 @@ def _keep_best_adapter(progress: Progress, tokenizer: PreTrainedTokenizerFast, d
     files.write_json(temporary / "report.json", progress.best_report)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep notes that the libraries address to developers off the screen."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|torch)\.")
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)

@@ -25,7 +25,7 @@ class OutOfMemoryError(TrainingError):
 
 
 @contextmanager
-def light_collections() -> Iterator[None]:
+def light_collections(freeze: bool = True) -> Iterator[None]:
     """Free what a training leaves behind, without a search through all objects of the libraries.
 
     Trainer and its callbacks refer to each other, so only the garbage collector frees them; Trainer also collects when
@@ -33,9 +33,13 @@ def light_collections() -> Iterator[None]:
     before, it takes no time.
 
     Use it around the call of the function that trains, not inside: a failed one can only be freed once it is left.
+
+    Args:
+        freeze: False where the objects are frozen already, for several trainings together.
     """
     handled = sys.exception()
-    gc.freeze()
+    if freeze:
+        gc.freeze()
     try:
         yield
     except BaseException as error:
@@ -43,7 +47,8 @@ def light_collections() -> Iterator[None]:
         raise
     finally:
         free_memory()
-        gc.unfreeze()
+        if freeze:
+            gc.unfreeze()
 
 
 def _clear_frames(error: BaseException, handled: BaseException | None) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from mistral_ner.config.schema import TrainingConfig
 from mistral_ner.model import save_weights
@@ -37,10 +40,19 @@ class NerTrainer(Trainer):
         pad_id: the tokenizer's.
         micro_batch: rows that go through the network at once; a larger batch goes in pieces, whose gradients add up
             to those of the batch. None: the whole batch.
+        seat: its place among the trainings that go through the network together; None: it is alone.
         kwargs: Trainer's own.
     """
 
-    def __init__(self, *, evaluation: Evaluation, pad_id: int, micro_batch: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        evaluation: Evaluation,
+        pad_id: int,
+        micro_batch: int | None = None,
+        seat: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             data_collator=lambda rows: {**collate(rows, pad_id), LENGTHS: [len(row["input_ids"]) for row in rows]},
             compute_loss_func=_mean_loss,
@@ -49,6 +61,7 @@ class NerTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # the receiver of the reports prints them
         self.evaluation = evaluation
         self.pad_id = pad_id
+        self.seat = seat
         self.micro_batch = micro_batch or self.args.train_batch_size
         model: Any = self.model
         self.trained_parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
@@ -84,10 +97,21 @@ class NerTrainer(Trainer):
         loss = torch.zeros_like(self._loss)
         lengths = inputs.pop(LENGTHS)
         for piece in pieces(inputs, lengths, self.micro_batch):
-            piece["attention_mask"] = mask_without_waiting(model, piece["attention_mask"])
+            if self.seat is None:
+                piece["attention_mask"] = mask_without_waiting(model, piece["attention_mask"])
             loss += super().training_step(model, piece, num_items_in_batch).detach()
+            if self.seat is not None:
+                self.seat.backward()
         self._loss += loss
         return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a piece; with a seat its logits come from the pass, and gradients go as far as to them."""
+        if self.seat is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return _sum_loss(self.seat.logits(inputs), inputs["labels"]) / num_items_in_batch
 
     def take_train_loss(self, steps: int) -> float:
         """Return the mean training loss of the last ``steps`` optimiser steps and start a new sum.
@@ -129,9 +153,13 @@ def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Ten
 
     The network's own loss is the mean over the piece; Trainer would add up such means.
     """
-    logits = outputs.logits.flatten(0, 1).float()
-    summed = torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")
-    return summed / num_items_in_batch
+    return _sum_loss(outputs.logits, labels) / num_items_in_batch
+
+
+def _sum_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+    )
 
 
 class Reporter(TrainerCallback):
@@ -208,3 +236,16 @@ class Reporter(TrainerCallback):
         assert self.trainer is not None
         rows = self.trainer.micro_batch
         return {MICRO_BATCH: rows} if rows < self.trainer.args.train_batch_size else {}
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep notes that the libraries address to developers off the screen."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|torch)\.")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)

@@ -186,7 +186,7 @@ def _config(plan: Plan, candidate: Candidate, seed: int, sharing: int | None) ->
         config.training.patience = plan.config.training.patience  # no scheduler decides here
         config.tracking = replace(plan.config.tracking)  # off for trials only
         if sharing is not None:  # the whole machine, where nothing else runs now
-            share = (config.training.threads or 1) * plan.at_once
+            share = (config.training.threads or 1) * plan.passes
             config.training.threads = max(1, min(capacity.cores(), share) // sharing)
         files.write_yaml(folder / "config.yaml", to_container(config))
     return read_saved_config(folder / "config.yaml")

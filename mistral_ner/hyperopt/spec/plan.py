@@ -141,6 +141,11 @@ class Plan:
         return _at_once(self.config)
 
     @property
+    def passes(self) -> int:
+        """How many workers these trials need: one each, or one for ``trials_per_pass`` of them."""
+        return capacity.count_passes(self.config, self.at_once)
+
+    @property
     def asha(self) -> bool:
         """Whether ASHA stops trials early."""
         return uses_asha(self.config)
@@ -234,11 +239,15 @@ def _settle(config: Config) -> Config:
 
 
 def cpus_per_trial(config: Config) -> float:
-    """Return the CPUs of one trial: the config's, else one on a cluster or a share of this machine."""
+    """Return the CPUs of one trial, or of those that share a pass.
+
+    They are the config's, else one on a cluster or a share of this machine.
+    """
     wanted = config.hyperopt.resources_per_trial.cpu
     if wanted is None and config.hyperopt.ray_address is not None:
         return 1.0
-    return wanted if wanted is not None else max(0.01, round(capacity.cores() / _at_once(config), 2))
+    workers = capacity.count_passes(config, _at_once(config))
+    return wanted if wanted is not None else max(0.01, round(capacity.cores() / workers, 2))
 
 
 def _at_once(config: Config) -> int:
