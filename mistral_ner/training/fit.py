@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from peft.helpers import disable_input_dtype_casting
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 
 from mistral_ner import files, locks
@@ -34,6 +35,7 @@ from mistral_ner.training.memory import (
     light_collections,
     name_memory_errors,
     refuse_what_cannot_fit,
+    settle_checkpointing,
 )
 from mistral_ner.training.prefix import Prefix, frozen_prefix
 from mistral_ner.training.prepare import prepare
@@ -157,6 +159,7 @@ def _train_on(
 ) -> None:
     """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
     refuse_what_cannot_fit(config, len(data.labels), len(tokenizer))
+    config = settle_checkpointing(config, len(data.labels), len(tokenizer), at_once, seat is not None)
     pad_id = int(tokenizer.pad_token_id or 0)
     batch = config.training.per_device_train_batch_size
     tokens = max(1, config.training.eval_batch_tokens * at_once // batch)
@@ -176,6 +179,8 @@ def _train_on(
                 "training.auto_batch=true, or a smaller training.per_device_train_batch_size",
             )
         )
+        # peft would cast LoRA's inputs to float32, and autocast a copy of them back
+        stack.enter_context(disable_input_dtype_casting(model, active=number_format != "fp32"))
         stack.enter_context(quick_dropout(model))
         stack.enter_context(quick_attention(model, config))
         prefix = None if seat is not None else stack.enter_context(_prefix_in_use(config, model, data, pad_id))

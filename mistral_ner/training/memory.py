@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
-from mistral_ner.model.memory.plan import memory_of_machine, plan_memory
+from mistral_ner.model.limits import choose_max_length
+from mistral_ner.model.memory.plan import fits_whole, memory_of_machine, plan_memory, room_of_process
+
+log = logging.getLogger(__name__)
 
 
 class TrainingError(UserError):
@@ -75,6 +80,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def peak_on_card() -> float | None:
+    """Return the most gigabytes that this process has held on its GPU since the last call; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
 def refuse_what_cannot_fit(config: Config, labels: int, vocab_size: int) -> None:
     """Refuse a training whose weights and optimiser alone need more memory than there is, before anything is loaded.
 
@@ -99,6 +113,29 @@ def refuse_what_cannot_fit(config: Config, labels: int, vocab_size: int) -> None
         f"{place} has {room / 1e9:.0f} GB: {plan.weights / 1e9:.1f} GB of weights, and {plan.numbers / 1e6:,.0f} "
         f"million trained numbers with gradient and optimiser, 16 bytes each, {plan.trained / 1e9:.1f} GB\n  fix: {fix}"
     )
+
+
+def settle_checkpointing(config: Config, labels: int, vocab_size: int, rows: int, together: bool) -> Config:
+    """Return the config with ``model.gradient_checkpointing=auto`` settled: off if the plan says that memory does.
+
+    Args:
+        config: the training.
+        labels: outputs of the head.
+        vocab_size: entries of the tokenizer.
+        rows: sentences that go through the network at once.
+        together: whether other trainings share its passes: they need one answer, which is to compute them again.
+
+    Raises:
+        UserError: as :func:`mistral_ner.model.memory.plan.plan_memory`.
+    """
+    if config.model.gradient_checkpointing != "auto":
+        return config
+    training = replace(config.training, per_device_train_batch_size=rows)
+    length = choose_max_length(config.model, config.data.max_length)
+    asked = (replace(config, training=training), labels, vocab_size, length, torch.cuda.is_available())
+    again = together or not fits_whole(*asked, room_of_process())
+    log.info("model.gradient_checkpointing=auto: activations are %s", "computed again" if again else "kept")
+    return replace(config, model=replace(config.model, gradient_checkpointing=again))
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Several trainings of one process that go through the network together, step by step.
 
-Each is an ordinary training in a thread of its own: Trainer, optimiser, schedule, reports, checkpoints. One of them runs
-at a time, and while it does, the random numbers of the process are its own. Where a training needs the network for a
-batch, it waits for the others; then one forward pass serves all of them, and so does one backward pass. A training that
-evaluates, reports, starts or ends changes nothing for the others.
+Each is an ordinary training in a thread of its own: Trainer, optimiser, schedule, reports, checkpoints. One of them
+runs at a time, and while it does, the random numbers of the process are its own. Where a training needs the network for
+a batch, it waits for the others; then one forward pass serves all of them, and so does one backward pass. A training
+that evaluates, reports, starts or ends changes nothing for the others.
 """
 
 # mypy: allow-untyped-calls

@@ -21,7 +21,7 @@ from mistral_ner.model.padding import mask_without_waiting
 from mistral_ner.training.batches import ByLength, collate, pieces
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation, MeanLoss
-from mistral_ner.training.memory import TrainingError
+from mistral_ner.training.memory import TrainingError, peak_on_card
 from mistral_ner.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class NerTrainer(Trainer):
         micro_batch: rows that go through the network at once; a larger batch goes in pieces, whose gradients add up
             to those of the batch. None: the whole batch.
         seat: its place among the trainings that go through the network together; None: it is alone.
+        planned_gb: memory that a step is expected to take, to compare with the GPU's; None: not known.
         kwargs: Trainer's own.
     """
 
@@ -51,6 +52,7 @@ class NerTrainer(Trainer):
         pad_id: int,
         micro_batch: int | None = None,
         seat: Any = None,
+        planned_gb: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -61,7 +63,7 @@ class NerTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # the receiver of the reports prints them
         self.evaluation = evaluation
         self.pad_id = pad_id
-        self.seat = seat
+        self.seat, self.planned_gb = seat, planned_gb
         self.micro_batch = micro_batch or self.args.train_batch_size
         model: Any = self.model
         self.trained_parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
@@ -131,9 +133,11 @@ class NerTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return ``eval_`` loss, precision, recall and F1 of the evaluation split, overall and per type.
 
-        A search for a small or a fast model can use two more: ``adapter_parameters``, the count of trained numbers
-        (LoRA and head), and ``eval_seconds``, the wall time of this evaluation.
+        A search for a small or a fast model can use three more: ``adapter_parameters``, the count of trained numbers
+        (LoRA and head), ``eval_seconds``, the wall time of this evaluation, and on a GPU ``gpu_memory_gb``, the most
+        that the process held since the report before, trials that share its passes included.
         """
+        peak = peak_on_card()
         began = time.monotonic()
         model: Any = self.model
         model.eval()
@@ -143,6 +147,10 @@ class NerTrainer(Trainer):
         metrics = {f"eval_{name}": value for name, value in scores.items()}
         metrics["eval_seconds"] = round(time.monotonic() - began, 4)
         metrics["adapter_parameters"] = self.trained_parameters
+        if peak is not None:
+            metrics["gpu_memory_gb"] = round(peak, 3)
+            if self.planned_gb is not None:
+                log.info("%.1f GB of the GPU at the peak, planned: %.1f GB", peak, self.planned_gb)
         self.log(dict(metrics))  # a copy: log adds keys
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -264,6 +264,17 @@ def _result(function: Callable[[T], R], item: T) -> R | Failed:
         return Failed(str(error))
 
 
+def keep_to_share(config: Config) -> None:
+    """Let this process take no more of its GPU's memory than its trials' share, so that it cannot starve the others."""
+    share = config.hyperopt.resources_per_trial.gpu
+    if share is None or not 0 < share < 1:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
 def device_works() -> bool:
     """Return whether this process can still compute: after some CUDA errors, every later call fails alike."""
     torch = sys.modules.get("torch")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
-from mistral_ner.hyperopt.cluster.workers import device_works
+from mistral_ner.hyperopt.cluster.workers import device_works, keep_to_share
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
 from mistral_ner.hyperopt.study.opening import open_trial
@@ -106,6 +106,7 @@ def run_trial(objective: Objective | None, folder: Path, report: Callable[[int, 
 def _default_objective(config: Config) -> Objective:
     from mistral_ner.training.fit import fit
 
+    keep_to_share(config)
     if config.hyperopt.trials_per_pass == 1:
         return fit
     from mistral_ner.training.together import pass_of_process

@@ -18,6 +18,7 @@ from mistral_ner.config.check import absolute_paths, check, named_by_time, read
 from mistral_ner.config.schema import STRATEGIES, Config, TrackingConfig
 from mistral_ner.errors import ConfigError, Fault, UserError
 from mistral_ner.hyperopt.spec import capacity
+from mistral_ner.hyperopt.spec.cards import share_of_card
 from mistral_ner.hyperopt.spec.constraints import Constraint
 from mistral_ner.hyperopt.spec.faults import (
     find_inert_keys,
@@ -83,6 +84,7 @@ class Plan:
             raise ConfigError(faults)
         for warning in find_inert_keys(config, arguments):
             log.warning(warning)
+        config.hyperopt.resources_per_trial.gpu = share_of_card(config, space)
         return cls(_settle(config), space, named_by_time=named_by_time(cfg))
 
     @cached_property

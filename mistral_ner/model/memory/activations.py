@@ -68,8 +68,8 @@ def _of_lora(network: Network, formats: Formats, rank: int, dropout: float) -> f
     if dropout:
         mask = 1 if formats.on_gpu else _FLOAT
         inputs *= small + mask
-    elif small < _FLOAT or formats.stream < _FLOAT:
-        inputs *= small  # peft casts each to float32, and autocast casts a copy of it back
+    elif formats.stream != small:
+        inputs *= small  # each gets a copy of its own, cast by autocast or by peft
     else:
         inputs = small * _distinct(network, formats)
     return float(inputs + small * rank * len(network.adapted) / layers)
