@@ -3,8 +3,8 @@
 .venv/bin/python bench/gpu.py            Mistral-7B's exact shape with random weights, in bf16 and in 4 bits
 .venv/bin/python bench/gpu.py --tiny     a network of two layers, to try the script itself without a card
 
-Each side is a process of its own, on the same checkpoint (made once, 14 GB), sentences, batches of 8 and LoRA of rank 16
-on all linear layers. Tokens a second are real ones, without padding, over the second half of ``--steps`` steps.
+Each side is a process of its own, on the same checkpoint (made once, 14 GB), sentences, batches of 8 and LoRA of rank
+16 on all linear layers. Tokens a second are real ones, without padding, over the second half of ``--steps`` steps.
 
 - ``alone``: ``fit``. ``together``: ``fit_together`` with ``--together`` trials in a pass; its tokens are those of all.
 - ``plain``: Trainer and peft as their documentations put them together.
@@ -127,8 +127,12 @@ def settings(args: argparse.Namespace, folder: Path, name: str) -> dict[str, Any
         "model": {**model, "bidirectional": True, "gradient_checkpointing": "auto"},
         "data": {"max_dev_sentences": 1, "cache_dir": str(folder / "cache")},
         "training": {
-            "min_steps": args.steps, "min_epochs": 0.01, "max_epochs": 1000, "reports": 2,
-            "per_device_train_batch_size": BATCH, "learning_rate": 2e-4,
+            "min_steps": args.steps,
+            "min_epochs": 0.01,
+            "max_epochs": 1000,
+            "reports": 2,
+            "per_device_train_batch_size": BATCH,
+            "learning_rate": 2e-4,
         },
     }
 
@@ -286,9 +290,14 @@ def search(args: argparse.Namespace, folder: Path, in_a_pass: int = 1) -> dict[s
     config = settings(args, folder, "unused")
     config["search_space"] = {"learning_rate": {"type": "loguniform", "low": 5e-5, "high": 1e-3}}
     config["hyperopt"] = {
-        "strategy": "random", "optuna_sampler": "Random", "num_trials": args.trials,
-        "max_concurrent": in_a_pass, "trials_per_pass": in_a_pass,
-        "final": {"enabled": False}, "results_dir": str(folder), "study_name": "s",
+        "strategy": "random",
+        "optuna_sampler": "Random",
+        "num_trials": args.trials,
+        "max_concurrent": in_a_pass,
+        "trials_per_pass": in_a_pass,
+        "final": {"enabled": False},
+        "results_dir": str(folder),
+        "study_name": "s",
     }
     begun = time.perf_counter()
     run_search(config)

@@ -26,6 +26,14 @@ from mistral_ner.training.fit import fit_together
 from mistral_ner.training.together import Pass
 
 _TIMES = ("time_s", "eval_seconds")
+pytestmark = pytest.mark.usefixtures("cold")
+
+
+@pytest.fixture
+def tiny(tiny: dict[str, Any]) -> dict[str, Any]:
+    """The smallest training, in float32: in 16 bits rounding is larger than what is compared."""
+    tiny["training"]["precision"] = "fp32"
+    return tiny
 
 
 def variants(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -106,9 +114,7 @@ BERT = {
 
 @pytest.mark.parametrize("kind", ["mistral", "bert"])
 @pytest.mark.parametrize("equal_blocks", [False, True], ids=["in turn", "stacked"])
-def test_each_has_the_numbers_that_it_has_alone(
-    tiny: dict[str, Any], cold: None, kind: str, equal_blocks: bool
-) -> None:
+def test_each_has_the_numbers_that_it_has_alone(tiny: dict[str, Any], kind: str, equal_blocks: bool) -> None:
     if kind == "bert":  # whose own dropouts draw, too
         tiny["model"] = {**BERT, "lora_r": 4, "lora_dropout": 0.1}
     alone = variants(tiny)
@@ -121,9 +127,7 @@ def test_each_has_the_numbers_that_it_has_alone(
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_both_attentions_and_a_causal_and_a_bidirectional_decoder(
-    tiny: dict[str, Any], cold: None, attention: str
-) -> None:
+def test_both_attentions_and_a_causal_and_a_bidirectional_decoder(tiny: dict[str, Any], attention: str) -> None:
     for bidirectional in (False, True):
         tiny["model"].update(attention=attention, bidirectional=bidirectional)
         tiny["output_dir"] += str(bidirectional)
@@ -136,7 +140,7 @@ def test_both_attentions_and_a_causal_and_a_bidirectional_decoder(
             assert_equal_numbers(one, other)
 
 
-def test_checkpointing_draws_the_same_dropout_again(tiny: dict[str, Any], cold: None) -> None:
+def test_checkpointing_draws_the_same_dropout_again(tiny: dict[str, Any]) -> None:
     tiny["model"] = {**BERT, "lora_r": 4, "lora_dropout": 0.1}
     plain = variants(tiny)[:3]
     again = [elsewhere(one, "checkpointing") for one in plain]
@@ -148,7 +152,7 @@ def test_checkpointing_draws_the_same_dropout_again(tiny: dict[str, Any], cold: 
         assert_equal_numbers(one, other)
 
 
-def test_upper_layers_only_and_pieces_of_a_batch(tiny: dict[str, Any], cold: None) -> None:
+def test_upper_layers_only(tiny: dict[str, Any]) -> None:
     tiny["model"]["lora_layers"] = "top:1"
     tiny["model"]["frozen_prefix"] = False
     alone = variants(tiny)
@@ -160,7 +164,7 @@ def test_upper_layers_only_and_pieces_of_a_batch(tiny: dict[str, Any], cold: Non
         assert_equal_numbers(one, other)
 
 
-def test_a_trial_stops_and_another_starts_without_touching_the_others(tiny: dict[str, Any], cold: None) -> None:
+def test_a_trial_stops_and_another_starts_without_touching_the_others(tiny: dict[str, Any]) -> None:
     alone = variants(tiny)
     for one in alone:
         fit(one)
@@ -189,7 +193,7 @@ def test_a_trial_stops_and_another_starts_without_touching_the_others(tiny: dict
         assert_equal_numbers(one, other)
 
 
-def test_one_that_fails_leaves_the_others_as_they_are(tiny: dict[str, Any], cold: None) -> None:
+def test_one_that_fails_leaves_the_others_as_they_are(tiny: dict[str, Any]) -> None:
     good, bad, breaks = variants(tiny)[:3]
     bad["training"]["learning_rate"] = 1e30
     alone = elsewhere(good, "alone")
@@ -203,7 +207,7 @@ def test_one_that_fails_leaves_the_others_as_they_are(tiny: dict[str, Any], cold
     assert_equal_numbers(good, alone)
 
 
-def test_the_base_keeps_its_bits_and_nothing_attached(tiny: dict[str, Any], cold: None) -> None:
+def test_the_base_keeps_its_bits_and_nothing_attached(tiny: dict[str, Any]) -> None:
     from mistral_ner.config.check import check
     from mistral_ner.training.prepare import prepare
 
@@ -219,14 +223,14 @@ def test_the_base_keeps_its_bits_and_nothing_attached(tiny: dict[str, Any], cold
     fit(tiny)  # and alone again
 
 
-def test_what_cannot_share_a_pass_says_so(tiny: dict[str, Any], cold: None) -> None:
+def test_what_cannot_share_a_pass_says_so(tiny: dict[str, Any]) -> None:
     one, other = variants(tiny)[:2]
     other["model"]["bidirectional"] = True
     with pytest.raises(UserError, match="must have the same base model"):
         fit_together([one, other])
 
 
-def test_killed_and_continued_together(tiny: dict[str, Any], cold: None, tmp_path: Path) -> None:
+def test_killed_and_continued_together(tiny: dict[str, Any], tmp_path: Path) -> None:
     alone = variants(tiny)
     for one in alone:
         fit(one)
@@ -249,7 +253,7 @@ def test_killed_and_continued_together(tiny: dict[str, Any], cold: None, tmp_pat
         assert_equal_numbers(one, other)
 
 
-def test_weights_in_4_bits(tiny: dict[str, Any], cold: None) -> None:
+def test_weights_in_4_bits(tiny: dict[str, Any]) -> None:
     pytest.importorskip("bitsandbytes")
     tiny["model"]["quantization"] = "4bit"
     alone = variants(tiny)[:2]
