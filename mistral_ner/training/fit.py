@@ -34,6 +34,7 @@ from mistral_ner.training.memory import (
     TrainingError,
     light_collections,
     name_memory_errors,
+    plan_for_card,
     refuse_what_cannot_fit,
     settle_checkpointing,
 )
@@ -158,19 +159,16 @@ def _train_on(
     seat: Seat | None,
 ) -> None:
     """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
-    refuse_what_cannot_fit(config, len(data.labels), len(tokenizer))
-    config = settle_checkpointing(config, len(data.labels), len(tokenizer), at_once, seat is not None)
+    counts = len(data.labels), len(tokenizer)
+    refuse_what_cannot_fit(config, *counts)
+    config = settle_checkpointing(config, *counts, at_once, seat is not None)
     pad_id = int(tokenizer.pad_token_id or 0)
     batch = config.training.per_device_train_batch_size
     tokens = max(1, config.training.eval_batch_tokens * at_once // batch)
     config = replace(config, training=replace(config.training, eval_batch_tokens=tokens))
     with nullcontext() if seat is not None else quiet_libraries(), ExitStack() as stack:
-        lent = (config.model, data.labels, config.seed, len(tokenizer))
-        base: Any = None
-        if seat is None:
-            model = stack.enter_context(lend_model(*lent))
-        else:
-            model, base = seat.make_model(*lent)
+        lend = lend_model if seat is None else seat.lend_model
+        model = stack.enter_context(lend(config.model, data.labels, config.seed, len(tokenizer)))
         number_format = usable_precision(model, config.training.precision)
         config = replace(config, training=replace(config.training, precision=number_format))
         stack.enter_context(
@@ -193,11 +191,12 @@ def _train_on(
             pad_id=pad_id,
             micro_batch=at_once,
             seat=seat,
+            planned_gb=None if seat is not None else plan_for_card(config, *counts, at_once),
             callbacks=[reporter],
         )
         reporter.trainer = trainer
         if seat is not None:
-            stack.enter_context(seat.take(model, config.model, base, config.training.precision))
+            stack.enter_context(seat.take(model, config.model, config.training.precision))
         set_seed(config.seed)
         start = progress.checkpoints / progress.checkpoint if progress.checkpoint else None
         trainer.train(resume_from_checkpoint=str(start) if start else None)

@@ -130,12 +130,23 @@ def settle_checkpointing(config: Config, labels: int, vocab_size: int, rows: int
     """
     if config.model.gradient_checkpointing != "auto":
         return config
-    training = replace(config.training, per_device_train_batch_size=rows)
-    length = choose_max_length(config.model, config.data.max_length)
-    asked = (replace(config, training=training), labels, vocab_size, length, torch.cuda.is_available())
-    again = together or not fits_whole(*asked, room_of_process())
+    again = together or not fits_whole(*_asked(config, labels, vocab_size, rows), room_of_process())
     log.info("model.gradient_checkpointing=auto: activations are %s", "computed again" if again else "kept")
     return replace(config, model=replace(config.model, gradient_checkpointing=again))
+
+
+def plan_for_card(config: Config, labels: int, vocab_size: int, rows: int) -> float | None:
+    """Return the gigabytes that the GPU should show at the peak, with arguments as above; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    total = plan_memory(*_asked(config, labels, vocab_size, rows)).total
+    return None if total is None else total / 1e9
+
+
+def _asked(config: Config, labels: int, vocab_size: int, rows: int) -> tuple[Config, int, int, int, bool]:
+    training = replace(config.training, per_device_train_batch_size=rows)
+    length = choose_max_length(config.model, config.data.max_length)
+    return replace(config, training=training), labels, vocab_size, length, torch.cuda.is_available()
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Pass:
         self._in_flight: dict[Seat, torch.Tensor] = {}  # logits whose gradients have not come
         self._network: TogetherNetwork | None = None
         self._key: Any = None
-        self._threads = 1
+        self._threads, self._closed = 1, False
         self._around = ExitStack()
         # one thread does all passes, because each thread that computes has helpers of its own
         threading.Thread(target=self._do_passes, daemon=True).start()
@@ -86,21 +86,21 @@ class Pass:
         if not self._open:
             self._around.close()
 
-    def add(self, seat: Seat, model: PeftModel, settings: ModelConfig, base: Any, precision: str) -> None:
+    def add(self, seat: Seat, model: PeftModel, settings: ModelConfig, precision: str) -> None:
         """Let a training's batches go through the network with those of the others.
 
         Raises:
             UserError: the trainings that are there need another network.
         """
         attention = str(model.get_base_model().config._attn_implementation)  # type: ignore[union-attr]
-        key = (id(base), replace(settings, **dict.fromkeys(OF_A_TRIAL)), attention, precision)
+        key = (id(seat.base), replace(settings, **dict.fromkeys(OF_A_TRIAL)), attention, precision)
         if self._seats and key != self._key:
             raise UserError(
                 "trials that go through the network together must have the same base model, number format and layers "
                 "with LoRA; fix: hyperopt.trials_per_pass=1"
             )
         if self._network is None:
-            self._network = TogetherNetwork(base, settings, attention, precision, self._equal_blocks)
+            self._network = TogetherNetwork(seat.base, settings, attention, precision, self._equal_blocks)
         self._key, seat.member, seat.here = key, Member(model, seat.random), True
         self._network.add(seat.member)
         self._seats.append(seat)
@@ -123,8 +123,6 @@ class Pass:
                     self._do_what_is_due()
                 elif self._closed:
                     return
-
-    _closed = False
 
     def close(self) -> None:
         """End the thread that does the passes, once no training is left."""
@@ -175,7 +173,8 @@ class Seat:
     def __init__(self, together: Pass) -> None:
         self.together = together
         self.random = RandomState()
-        self.member: Any = None  # its Member, while it has a model
+        self.base: Any = None  # the kept base model, while its weights are lent
+        self.member: Any = None  # a Member, while it takes part
         self.here = False  # whether the others wait for it
         self.request: Any = None  # a batch that waits for its logits, or gradients that wait for the backward pass
         self._accumulation: dict[str, Any] = {}  # what accelerate keeps for the whole process
@@ -197,8 +196,9 @@ class Seat:
         self._accumulation = dict(GradientState._shared_state)
         self.together.baton.release()
 
-    def make_model(self, model: ModelConfig, labels: Sequence[str], seed: int, vocab_size: int) -> tuple[Any, Any]:
-        """Return a model with a fresh adapter, on a network that shares the weights of the kept base, and that base.
+    @contextlib.contextmanager
+    def lend_model(self, model: ModelConfig, labels: Sequence[str], seed: int, vocab_size: int) -> Iterator[Any]:
+        """Lend a model with a fresh adapter, on a network of its own that shares the weights of the kept base.
 
         Args:
             model, labels, seed, vocab_size: as for :func:`mistral_ner.model.adapter.lend_model`.
@@ -206,17 +206,20 @@ class Seat:
         Raises:
             UserError: as there.
         """
-        base = base_model(model, vocab_size)
-        return attach(model, share_weights(base), labels, seed), base
+        self.base = base_model(model, vocab_size)
+        try:
+            yield attach(model, share_weights(self.base), labels, seed)
+        finally:
+            self.base = None
 
     @contextlib.contextmanager
-    def take(self, model: PeftModel, settings: ModelConfig, base: Any, precision: str) -> Iterator[None]:
+    def take(self, model: PeftModel, settings: ModelConfig, precision: str) -> Iterator[None]:
         """Take part in the passes inside the block.
 
         Raises:
             UserError: as :meth:`Pass.add`.
         """
-        self.together.add(self, model, settings, base, precision)
+        self.together.add(self, model, settings, precision)
         try:
             yield
         finally:

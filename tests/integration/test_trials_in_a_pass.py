@@ -38,9 +38,16 @@ def searched(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         "lora_dropout": {"type": "uniform", "low": 0.0, "high": 0.2},
     }
     tiny["hyperopt"] = {
-        "strategy": "combined", "num_trials": 6, "max_concurrent": 2, "trials_per_pass": 2,
-        "asha_max_t": 4, "asha_grace_period": 1, "asha_reduction_factor": 2,
-        "results_dir": str(tmp_path), "study_name": "s", "final": {"top_k": 1, "seeds": 1},
+        "strategy": "combined",
+        "num_trials": 6,
+        "max_concurrent": 2,
+        "trials_per_pass": 2,
+        "asha_max_t": 4,
+        "asha_grace_period": 1,
+        "asha_reduction_factor": 2,
+        "results_dir": str(tmp_path),
+        "study_name": "s",
+        "final": {"top_k": 1, "seeds": 1},
     }
     return tiny
 
