@@ -11,7 +11,6 @@ that evaluates, reports, starts or ends changes nothing for the others.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,10 +160,16 @@ class Pass:
         return [None] * len(seats)
 
 
-@functools.cache
 def pass_of_process() -> Pass:
     """Return the one pass that the trials of this process share."""
-    return Pass()
+    with _making:
+        if not _made:
+            _made.append(Pass())
+        return _made[0]
+
+
+_making = threading.Lock()
+_made: list[Pass] = []
 
 
 class Seat:
