@@ -82,6 +82,9 @@ class _Host:
         self._objective = objective
         self._trials: dict[str, _Trial] = {}  # by folder
 
+    def there(self) -> None:
+        """Return, which shows that the host has started."""
+
     def begin(self, folder: str) -> tuple[str, Any]:
         """Start a trial and return its first report, or how it ended."""
         self.clear(folder)
@@ -145,7 +148,8 @@ def relay_tune_trial(trial: dict[str, Any]) -> None:
     from ray import tune
 
     host, folder, metric = ray.get_actor(trial["host"]), trial["folder"], trial["metric"]
-    kind, value = _begin(host, folder)
+    _wait_for(host)
+    kind, value = ray.get(host.begin.remote(folder))
     stop: SystemExit | None = None
     while kind == REPORT:
         if metric not in value:
@@ -164,15 +168,15 @@ def relay_tune_trial(trial: dict[str, Any]) -> None:
         tune.report({FAILURE: value})
 
 
-def _begin(host: Any, folder: str) -> tuple[str, Any]:
-    """Start a trial; wait for a host that Ray is starting again."""
+def _wait_for(host: Any) -> None:
+    """Wait for a host that Ray may be starting again."""
     import ray
 
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            first: tuple[str, Any] = ray.get(host.begin.remote(folder))
-            return first
+            ray.get(host.there.remote())
+            return
         except ray.exceptions.ActorUnavailableError:
             if time.monotonic() > until:
                 raise
