@@ -122,7 +122,7 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
         attached = cast(PeftModel, get_peft_model(base, _lora_config(model, targets, bare.head_name, more)))
     if model.gradient_checkpointing:
         # after peft: both hook the embeddings to require gradients, and only the last hook would be removed again
-        _switch_checkpointing_on(base, model)
+        switch_checkpointing_on(base, model)
     # peft takes the base's own name, which is empty for random weights
     attached.peft_config["default"].base_model_name_or_path = model.model_name
     return attached
@@ -142,7 +142,7 @@ def _attach_whole(model: ModelConfig, base: PreTrainedModel, labels: Sequence[st
     with fixed_rng(seed):
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
     if model.gradient_checkpointing:
-        _switch_checkpointing_on(base, model)
+        switch_checkpointing_on(base, model)
     return base.requires_grad_(True)
 
 
@@ -210,9 +210,10 @@ def let_see_both_sides(base: PreTrainedModel) -> None:
             module.is_causal = False  # type: ignore[assignment]  # flash attention reads it from the layer and builds no mask
 
 
-def _switch_checkpointing_on(base: PreTrainedModel, model: ModelConfig) -> None:
+def switch_checkpointing_on(base: PreTrainedModel, model: ModelConfig, **more: Any) -> None:
+    """Let ``base`` compute its activations again; ``more`` goes to torch's ``checkpoint``."""
     # an 8-bit layer keeps its input where only re-entrant checkpointing drops it (bitsandbytes 0.50)
-    _checkpointing_method(base, "enable")({"use_reentrant": model.quantization == "8bit"})
+    _checkpointing_method(base, "enable")({"use_reentrant": model.quantization == "8bit", **more})
 
 
 def _checkpointing_method(base: PreTrainedModel, verb: str) -> Callable[..., None]:

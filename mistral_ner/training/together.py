@@ -191,14 +191,14 @@ class Seat:
         """Wait until no other training runs, and put this one's state in place."""
         self.together.baton.acquire()
         self.random.load()
-        state = GradientState._shared_state
+        state = vars(GradientState())  # one for all instances
         state.clear()
         state.update(self._accumulation)
 
     def pause(self) -> None:
         """Take this training's state away and let another one run."""
         self.random.save()
-        self._accumulation = dict(GradientState._shared_state)
+        self._accumulation = dict(vars(GradientState()))
         self.together.baton.release()
 
     @contextlib.contextmanager

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -22,7 +21,7 @@ from transformers import PreTrainedModel
 
 from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import ConfigError, Fault
-from mistral_ner.model.adapter import let_see_both_sides
+from mistral_ner.model.adapter import let_see_both_sides, switch_checkpointing_on
 from mistral_ner.model.hardware import HEADS, autocast
 from mistral_ner.model.layers import frozen_layers, switch_off_dropout
 from mistral_ner.model.limits import choose_max_length, read_model_config
@@ -110,7 +109,7 @@ class TogetherNetwork:
         self._equal_blocks = base.device.type != "cpu" if equal_blocks is None else equal_blocks
         self._constants: dict[Any, torch.Tensor] = {}
         network: Any = share_weights(base)
-        network.config._attn_implementation = ATTENTION
+        network.set_attn_implementation(ATTENTION)
         switch_off_dropout(network, frozen_layers(model, network))
         if model.bidirectional:
             let_see_both_sides(network)
@@ -119,7 +118,7 @@ class TogetherNetwork:
             if isinstance(module, nn.Dropout):
                 network.set_submodule(path, TogetherDropout(self, path, module.p))
         if model.gradient_checkpointing:
-            network._set_gradient_checkpointing(True, self._checkpoint)
+            switch_checkpointing_on(network, model, context_fn=self._random_again)
         self.network = network.train()
 
     def add(self, member: Member) -> None:
@@ -200,11 +199,6 @@ class TogetherNetwork:
         if key not in self._constants:
             self._constants[key] = torch.tensor(values, device=device)
         return self._constants[key]
-
-    def _checkpoint(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        return torch.utils.checkpoint.checkpoint(
-            function, *args, use_reentrant=False, context_fn=self._random_again, **kwargs
-        )
 
     def _random_again(self) -> tuple[Any, Any]:
         """Return contexts that let a layer that is computed again draw the numbers that it drew at first."""
