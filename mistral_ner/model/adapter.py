@@ -109,7 +109,7 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     more = _only_upper(targets, base, frozen) if frozen else {}
     if added := list(added_tokens(base)):
         more["trainable_token_indices"] = {_embeddings_name(base): added}
-    bare = _remember(base, model.gradient_checkpointing)
+    bare = _remember(base, bool(model.gradient_checkpointing))
     base.mistral_ner_bare = bare  # type: ignore[assignment]
     _set_labels(base, labels)
     bare.dropout += switch_off_dropout(base, frozen)
@@ -130,7 +130,7 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
 
 def _attach_whole(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], seed: int) -> PreTrainedModel:
     """Let ``base`` train float32 copies of its weights: in 16 bits most updates would be rounded away."""
-    bare = _remember(base, model.gradient_checkpointing)
+    bare = _remember(base, bool(model.gradient_checkpointing))
     base.mistral_ner_bare = bare  # type: ignore[assignment]
     for tensor in (*base.parameters(), *base.buffers()):
         bare.weights.append((tensor, tensor.data))

@@ -13,13 +13,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate.state import GradientState
+from accelerate.state import GradientState  # type: ignore[import-untyped]
 from peft import PeftModel
 
 from mistral_ner.config.schema import OF_A_TRIAL, ModelConfig
@@ -92,7 +91,7 @@ class Pass:
             UserError: the trainings that are there need another network.
         """
         attention = str(model.get_base_model().config._attn_implementation)  # type: ignore[union-attr]
-        key = (id(seat.base), replace(settings, **dict.fromkeys(OF_A_TRIAL)), attention, precision)
+        key = (id(seat.base), _of_the_base(settings), attention, precision)
         if self._seats and key != self._key:
             raise UserError(
                 "trials that go through the network together must have the same base model, number format and layers "
@@ -130,7 +129,8 @@ class Pass:
 
     def _do_what_is_due(self) -> None:
         """Do the backward pass, or else a forward pass, if every training waits that takes part in it."""
-        work, seats = self._backward, list(self._in_flight)
+        work: Callable[[list[Seat]], Sequence[Any]] = self._backward
+        seats = list(self._in_flight)
         if not seats:
             work, seats = self._forward, [seat for seat in self._seats if seat.here]
         if not seats or any(seat.request is None for seat in seats):
@@ -158,6 +158,10 @@ class Pass:
         torch.autograd.backward(logits, [seat.request for seat in seats])
         self._network.forget_batches()
         return [None] * len(seats)
+
+
+def _of_the_base(settings: ModelConfig) -> dict[str, Any]:
+    return {name: value for name, value in vars(settings).items() if name not in OF_A_TRIAL}
 
 
 def pass_of_process() -> Pass:

@@ -231,15 +231,15 @@ def actor_options(resources: dict[str, float]) -> dict[str, Any]:
     return {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
 
 
-def worker_class(options: dict[str, Any]) -> Any:
-    """Return the class of the workers, for ``.remote()``.
+def worker_class(options: dict[str, Any], kind: type | None = None) -> Any:
+    """Return the class of the workers, or another one, as Ray's: for ``.remote()``.
 
     Raises:
         ValueError: Ray knows no such option of an actor.
     """
     import ray
 
-    return ray.remote(**options)(_Worker)
+    return ray.remote(**options)(kind or _Worker)
 
 
 class _Worker:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mistral_ner.hyperopt.cluster.workers import device_works
+from mistral_ner.hyperopt.cluster.workers import device_works, worker_class
 from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, Objective, describe_error, run_trial
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.trial_log import write_trial_log
@@ -39,14 +39,11 @@ class Hosts:
     """
 
     def __init__(self, plan: Plan, resources: dict[str, float], objective: Objective | None) -> None:
-        import ray
-
         together = plan.config.hyperopt.trials_per_pass
         cpus = max(0.0, resources["cpu"] - RELAY_CPUS * together)
+        options = {"num_cpus": cpus, "num_gpus": resources["gpu"], "max_restarts": -1}
         # a thread for each trial that asks for its report, and for one that ends another's remains
-        actor = ray.remote(num_cpus=cpus, num_gpus=resources["gpu"], max_concurrency=2 * together, max_restarts=-1)(
-            _Host
-        )
+        actor = worker_class({**options, "max_concurrency": 2 * together}, _Host)
         self._actors = {
             name: actor.options(name=name).remote(objective)
             for name in (f"host-{uuid.uuid4().hex[:12]}" for _ in range(plan.passes))
@@ -113,7 +110,7 @@ class _Host:
         if kind == FAILURE and not device_works():
             import ray
 
-            ray.actor.exit_actor()  # the others on this card fail alike; Ray starts another host
+            ray.actor.exit_actor()  # type: ignore[no-untyped-call]  # the others on this card fail alike; Ray starts another host
         return kind, value
 
 
@@ -149,7 +146,7 @@ def relay_tune_trial(trial: dict[str, Any]) -> None:
 
     host, folder, metric = ray.get_actor(trial["host"]), trial["folder"], trial["metric"]
     _wait_for(host)
-    kind, value = ray.get(host.begin.remote(folder))
+    kind, value = _ask(host.begin.remote(folder))
     stop: SystemExit | None = None
     while kind == REPORT:
         if metric not in value:
@@ -161,11 +158,18 @@ def relay_tune_trial(trial: dict[str, Any]) -> None:
             tune.report(value)
         except SystemExit as end:  # this is how Ray Tune ends a trial's thread
             stop = end
-        kind, value = ray.get(host.go_on.remote(folder, stop is not None))
+        kind, value = _ask(host.go_on.remote(folder, stop is not None))
     if stop is not None:
         raise stop
     if kind == FAILURE:
         tune.report({FAILURE: value})
+
+
+def _ask(reference: Any) -> tuple[str, Any]:
+    import ray
+
+    answer: Any = ray.get(reference)
+    return answer[0], answer[1]
 
 
 def _wait_for(host: Any) -> None:

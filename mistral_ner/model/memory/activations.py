@@ -66,7 +66,8 @@ def _of_lora(network: Network, formats: Formats, rank: int, dropout: float) -> f
     small, layers = formats.products, network.config.num_hidden_layers - network.frozen
     inputs = sum(shape[0] for shape in network.adapted.values()) / layers
     if dropout:
-        mask = 1 if formats.on_gpu else _FLOAT
+        # of a GPU's own kernel; else in the format of the input, which peft has cast to float32 where autocast does not
+        mask = 1 if formats.on_gpu else formats.stream if small < _FLOAT else _FLOAT
         inputs *= small + mask
     elif formats.stream != small:
         inputs *= small  # each gets a copy of its own, cast by autocast or by peft

@@ -33,7 +33,8 @@ class TogetherDropout(nn.Dropout):
         for part, piece in zip(parts, self.owner.split(input, 1), strict=True):
             with part.member.random.drawing(input.device):
                 pieces.append(part.member.dropouts[self.path](piece))
-        return self.owner.join(pieces, 1)
+        joined: torch.Tensor = self.owner.join(pieces, 1)
+        return joined
 
 
 class TogetherLinear(nn.Module):
@@ -65,7 +66,8 @@ class TogetherLinear(nn.Module):
             # scaled where there are few numbers
             inner = linear(_dropped(part, layer, piece), _first(layer)) * layer.scaling[ADAPTER]
             pieces.append(linear(inner, _second(layer)))
-        return self.owner.join(pieces, 1)
+        joined: torch.Tensor = self.owner.join(pieces, 1)
+        return joined
 
     def _stacked(self, input: torch.Tensor, layers: Sequence[Any]) -> torch.Tensor:
         if any(not isinstance(layer.lora_dropout[ADAPTER], nn.Identity) for layer in layers):

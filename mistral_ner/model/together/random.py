@@ -50,7 +50,7 @@ class RandomState:
 
 def _generators() -> dict[str, Any]:
     found = {"cpu": torch.default_generator}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         place = torch.device("cuda", torch.cuda.current_device())
         found[str(place)] = _generator(place)
     return found
