@@ -171,16 +171,7 @@ def _train_on(
         model = stack.enter_context(lend(config.model, data.labels, config.seed, len(tokenizer)))
         number_format = usable_precision(model, config.training.precision)
         config = replace(config, training=replace(config.training, precision=number_format))
-        stack.enter_context(
-            name_memory_errors(
-                f"{at_once} of {batch} sentences of a batch",
-                "training.auto_batch=true, or a smaller training.per_device_train_batch_size",
-            )
-        )
-        # peft would cast LoRA's inputs to float32, and autocast a copy of them back
-        stack.enter_context(disable_input_dtype_casting(model, active=number_format != "fp32"))
-        stack.enter_context(quick_dropout(model))
-        stack.enter_context(quick_attention(model, config))
+        stack.enter_context(_computing(model, config, at_once))
         prefix = None if seat is not None else stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trackers = stack.enter_context(track(config))
         trainer = NerTrainer(
@@ -201,6 +192,20 @@ def _train_on(
         start = progress.checkpoints / progress.checkpoint if progress.checkpoint else None
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         del trainer, reporter.trainer, model
+
+
+@contextmanager
+def _computing(model: Any, config: Config, at_once: int) -> Iterator[None]:
+    """Let the model compute as quickly as it can, and name what is too large for the memory."""
+    what = f"{at_once} of {config.training.per_device_train_batch_size} sentences of a batch"
+    with (
+        name_memory_errors(what, "training.auto_batch=true, or a smaller training.per_device_train_batch_size"),
+        # peft would cast LoRA's inputs to float32, and autocast a copy of them back
+        disable_input_dtype_casting(model, active=config.training.precision != "fp32"),
+        quick_dropout(model),
+        quick_attention(model, config),
+    ):
+        yield
 
 
 @contextmanager

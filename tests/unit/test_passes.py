@@ -8,6 +8,7 @@ import pytest
 
 from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import ConfigError, UserError
+from mistral_ner.hyperopt.dispatch import run_search
 from mistral_ner.hyperopt.engines import optuna_sweeper
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan, cpus_per_trial
@@ -104,6 +105,11 @@ def test_other_networks_are_refused() -> None:
         check_kind(tiny("deberta-v2"), 128)
     with pytest.raises(ConfigError, match=r"attention reaches 64 subwords, and windows may have 128"):
         check_kind(tiny("mistral", sliding_window=64), 128)
+
+
+def test_an_objective_of_ones_own_shares_no_passes() -> None:
+    with pytest.raises(UserError, match=r"only the default objective.*fix: hyperopt.trials_per_pass=1"):
+        run_search(plan(), lambda config, report: None)
 
 
 def test_a_launcher_of_jobs_is_refused() -> None:

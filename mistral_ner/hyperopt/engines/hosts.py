@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner.hyperopt.cluster.workers import device_works, worker_class
-from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, Objective, describe_error, run_trial
+from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, describe_error, run_trial
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.trial_log import write_trial_log
 
@@ -35,17 +35,16 @@ class Hosts:
     Args:
         plan: the search.
         resources: CPUs and GPUs of a pass.
-        objective: called for each trial; None: :func:`mistral_ner.train.fit`.
     """
 
-    def __init__(self, plan: Plan, resources: dict[str, float], objective: Objective | None) -> None:
+    def __init__(self, plan: Plan, resources: dict[str, float]) -> None:
         together = plan.config.hyperopt.trials_per_pass
         cpus = max(0.0, resources["cpu"] - RELAY_CPUS * together)
         options = {"num_cpus": cpus, "num_gpus": resources["gpu"], "max_restarts": -1}
         # a thread for each trial that asks for its report, and for one that ends another's remains
         actor = worker_class({**options, "max_concurrency": 2 * together}, _Host)
         self._actors = {
-            name: actor.options(name=name).remote(objective)
+            name: actor.options(name=name).remote()
             for name in (f"host-{uuid.uuid4().hex[:12]}" for _ in range(plan.passes))
         }
         self._of: dict[int, str] = {}  # the host of each trial
@@ -75,8 +74,7 @@ class Hosts:
 class _Host:
     """Runs trials in threads; lives in a Ray actor."""
 
-    def __init__(self, objective: Objective | None) -> None:
-        self._objective = objective
+    def __init__(self) -> None:
         self._trials: dict[str, _Trial] = {}  # by folder
 
     def there(self) -> None:
@@ -85,7 +83,7 @@ class _Host:
     def begin(self, folder: str) -> tuple[str, Any]:
         """Start a trial and return its first report, or how it ended."""
         self.clear(folder)
-        self._trials[folder] = _Trial(Path(folder), self._objective)
+        self._trials[folder] = _Trial(Path(folder))
         return self._next(folder)
 
     def go_on(self, folder: str, stop: bool) -> tuple[str, Any]:
@@ -117,8 +115,8 @@ class _Host:
 class _Trial:
     """A trial that runs in a thread of its host."""
 
-    def __init__(self, folder: Path, objective: Objective | None) -> None:
-        self.folder, self.objective = folder, objective
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self.answers: queue.Queue[bool] = queue.Queue()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -127,7 +125,7 @@ class _Trial:
     def _run(self) -> None:
         with write_trial_log(self.folder, this_thread=True):
             try:
-                run_trial(self.objective, self.folder, self._report)
+                run_trial(None, self.folder, self._report)
             except (Exception, SystemExit) as error:
                 log.exception("the trial failed")
                 self.events.put((FAILURE, describe_error(error)))

@@ -57,7 +57,7 @@ def run(plan: Plan, objective: Objective | None = None) -> Summary:
                 workers = ray_is_there.enter_context(closing(_final_workers(plan, resources)))
             hosts = None
             if plan.config.hyperopt.trials_per_pass > 1:
-                hosts = Hosts(plan, resources, objective)
+                hosts = Hosts(plan, resources)
                 resources = {"cpu": RELAY_CPUS, "gpu": 0.0}
             searcher = StudySearcher(study, watch, workers, hosts)
             try:
