@@ -43,7 +43,7 @@ class ModelConfig:
     dtype: str = _value("auto", choices=("auto", "float32", "bfloat16", "float16"))  # of the frozen weights
     quantization: str = _value("none", choices=("none", "8bit", "4bit"))
     attention: str = _value("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = _value(False, words=("auto",))  # auto: unless the plan says that memory does
     bidirectional: bool = False  # decoders only: remove the causal mask
     resize_embeddings: bool = False  # train a row for each token of the tokenizer that has no embedding
     trust_remote_code: bool = False
@@ -57,6 +57,10 @@ class ModelConfig:
     lora_layers: str = "all"  # or top:N, the N layers next to the head
     frozen_prefix: bool | None = None  # keep the activations below them on disk; null: if it pays
     use_rslora: bool = False  # scale by alpha / sqrt(r), https://arxiv.org/abs/2312.03732
+
+
+# what may differ between trials that go through the base model together
+OF_A_TRIAL = ("lora_r", "lora_alpha", "lora_alpha_ratio", "lora_dropout", "lora_target_modules", "use_rslora")
 
 
 @dataclass
@@ -154,6 +158,7 @@ class HyperoptConfig:
     enabled: bool | None = None  # null: follows from strategy, with which it must agree
     num_trials: int = _value(20, low=1)
     max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
+    trials_per_pass: int = _value(1, low=1)  # trials of a worker that go through the base model together
     timeout: float | None = _value(None, above=0)  # seconds
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))

@@ -84,6 +84,8 @@ def budget(plan: Plan) -> str:
     """Return every budget that is set."""
     hyperopt = plan.config.hyperopt
     parts = [f"{hyperopt.num_trials} trials, {plan.at_once} at once"]
+    if hyperopt.trials_per_pass > 1:
+        parts.append(f"{hyperopt.trials_per_pass} in a pass")
     if plan.settings is not None and len(plan.settings) < hyperopt.num_trials:
         parts.append(f"ending after {len(plan.settings)}, since the search space holds no more settings")
     limits = {"{:g} s": hyperopt.timeout, "{} reports": hyperopt.max_reports, "until {:g}": hyperopt.target}

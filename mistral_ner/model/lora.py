@@ -47,7 +47,9 @@ with without_bitsandbytes():
         get_peft_model_state_dict,
         set_peft_model_state_dict,
     )
+    from peft.helpers import disable_input_dtype_casting
     from peft.tuners.lora.layer import Linear as LoraLinear
+    from peft.tuners.lora.layer import LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS_OF_TYPES
     from peft.utils.other import TrainableTokensWrapper
@@ -56,10 +58,12 @@ __all__ = [
     "TARGETS_OF_TYPES",
     "BaseTunerLayer",
     "LoraConfig",
+    "LoraLayer",
     "LoraLinear",
     "PeftModel",
     "TaskType",
     "TrainableTokensWrapper",
+    "disable_input_dtype_casting",
     "get_peft_model",
     "get_peft_model_state_dict",
     "set_peft_model_state_dict",

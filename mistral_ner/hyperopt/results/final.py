@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mistral_ner import files
 from mistral_ner.config.schema import Config, to_container
 from mistral_ner.errors import UserError
-from mistral_ner.hyperopt.cluster.workers import Failed, Workers
+from mistral_ner.hyperopt.cluster.workers import Failed, Workers, keep_to_share
 from mistral_ner.hyperopt.results.bootstrap import distinguishable, interval, resample_f1
 from mistral_ner.hyperopt.results.merged import merge
 from mistral_ner.hyperopt.results.model_card import write_card
@@ -186,7 +186,7 @@ def _config(plan: Plan, candidate: Candidate, seed: int, sharing: int | None) ->
         config.training.patience = plan.config.training.patience  # no scheduler decides here
         config.tracking = replace(plan.config.tracking)  # off for trials only
         if sharing is not None:  # the whole machine, where nothing else runs now
-            share = (config.training.threads or 1) * plan.at_once
+            share = (config.training.threads or 1) * plan.passes
             config.training.threads = max(1, min(capacity.cores(), share) // sharing)
         files.write_yaml(folder / "config.yaml", to_container(config))
     return read_saved_config(folder / "config.yaml")
@@ -214,6 +214,7 @@ def _train_all(plan: Plan, configs: Sequence[Config], workers: Workers) -> tuple
 def _train(config: Config) -> float:
     from mistral_ner.train import fit
 
+    keep_to_share(config)
     folder = Path(config.output_dir)
     with write_trial_log(folder), files.name_full_disk(folder):
         return fit(config)
