@@ -142,8 +142,9 @@ class FinalConfig:
     """How the winner is chosen among the best trials, and trained."""
 
     enabled: bool = True  # false: the best single trial is the final model as it is
-    top_k: int = _value(3, low=1)  # settings that are trained again
-    seeds: int = _value(3, low=1)  # trainings of each of them
+    top_k: int = _value(3, low=1)  # settings that are trained again, beside the default config
+    seeds: int = _value(3, low=1)  # of each of them, that of the search included
+    share: float | None = _value(1.0, above=0)  # of the search's training time; null: no limit
 
 
 @dataclass

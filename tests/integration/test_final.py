@@ -20,8 +20,9 @@ from mistral_ner.config.check import check
 from mistral_ner.hyperopt.cluster.workers import Here
 from mistral_ner.hyperopt.dispatch import run_search
 from mistral_ner.hyperopt.report import write_report
-from mistral_ner.hyperopt.results.final import Candidate, choose_candidates, finalise
+from mistral_ner.hyperopt.results.final import finalise
 from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.results.trainings import Candidate, choose_candidates
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import format_duration
 from mistral_ner.hyperopt.study.live_view import FinalView

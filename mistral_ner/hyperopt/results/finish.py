@@ -19,10 +19,11 @@ from mistral_ner import files
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.workers import Workers
 from mistral_ner.hyperopt.results import best_config, report
-from mistral_ner.hyperopt.results.final import Candidate, Final, finalise, finalise_trial
-from mistral_ner.hyperopt.results.model_card import format_interval, name_seeds, name_settings
+from mistral_ner.hyperopt.results.final import Final, finalise, finalise_trial
+from mistral_ner.hyperopt.results.model_card import format_interval, name_new_seeds, name_seeds, name_settings
 from mistral_ner.hyperopt.results.summary import Summary, describe_reports, find_eligible, format_csv, summarise
 from mistral_ner.hyperopt.results.tracker import track_search
+from mistral_ner.hyperopt.results.trainings import Candidate
 from mistral_ner.hyperopt.spec.plan import train_again
 from mistral_ner.hyperopt.study.event_log import append_log, format_duration, format_value
 from mistral_ner.hyperopt.study.signals import Interrupted, delay_signals, get_signal_name
@@ -135,15 +136,19 @@ def _publish(study: Study, summary: Summary) -> None:
 def _add_final(table: Table, final: dict[str, Any], folder: str) -> None:
     """Add the figures of the final trainings, with those of the search for comparison."""
     for index, result in enumerate(final["settings"]):
-        text = f"{name_settings(result)}: {final['metric']} {result['dev_mean']:.4f} ({name_seeds(final)})"
-        text += f", dev F1 {format_interval(result['dev_f1'], result['dev_f1_interval'])}"
+        text = f"{name_settings(result)}: {final['metric']} {result['dev_mean']:.4f} ({name_seeds(result)})"
+        text += f", dev F1 {format_interval(result['dev_f1'], result['dev_f1_interval'])}{name_new_seeds(final, result)}"
         if result["test_f1"] is not None:
             text += f", test F1 {format_interval(result['test_f1'], result['test_f1_interval'])}"
         if result["search_value"] is not None:
             text += f"; the search said {result['search_value']:.4f}"
-        if index and not result["distinguishable"]:
+        if result["out"] is not None:
+            text += f"; {result['out']}"
+        elif index and not result["distinguishable"]:
             text += "; not distinguishable from the winner"
         table.add_row("winner" if not index else "", escape(text))
+    if final["cut"] is not None:
+        table.add_row("cut", escape(final["cut"]))
     table.add_row("final model", f"{folder}/final")
 
 
