@@ -165,7 +165,8 @@ class HyperoptConfig:
     enqueue_default: bool = True  # the first trial has the config's own values, if the space holds them
     enqueue: list[dict[str, Any]] = field(default_factory=list)  # settings tried first, by parameter name
     constraints: list[str] = field(default_factory=list)  # expressions over parameters that every trial must meet
-    warm_start: str | None = None  # an earlier study (its name or folder) whose trials inform the sampler
+    # earlier studies (names or folders, one or a list) whose trials inform the sampler
+    warm_start: Any = None
     resume: bool = False  # go on with the study of this name
     max_failures: int = _value(1, low=0)  # of one trial, from transient causes; it goes on from its last report
     max_failure_rate: float = _value(0.3333, low=0, high=1)  # of at least six trials; a higher rate ends the search
@@ -195,6 +196,12 @@ class HyperoptConfig:
     save_best_config: str | None = None  # also write best_config.yaml there
     dry_run: bool = False
     trial: int | None = _value(None, low=0)  # set by an engine: the trial that this job runs
+
+    @property
+    def earlier_studies(self) -> list[str]:
+        """The studies of ``warm_start``."""
+        named = [] if self.warm_start is None else self.warm_start
+        return [str(one) for one in (named if isinstance(named, list) else [named])]
 
 
 @dataclass

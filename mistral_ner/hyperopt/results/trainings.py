@@ -16,9 +16,9 @@ from mistral_ner.hyperopt.cluster.workers import Failed, Workers
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.faults import value_at
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
+from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.live_view import FinalView, NoView, can_show
 from mistral_ner.hyperopt.study.study import GO_ON
-from mistral_ner.hyperopt.study.trial_log import write_trial_log
 from mistral_ner.training.checkpoint import finished_value, reports_on_disk
 
 if TYPE_CHECKING:

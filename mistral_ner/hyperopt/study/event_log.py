@@ -1,11 +1,12 @@
-"""The events of a search: a line for each in ``hyperopt.log``, and the live view."""
+"""The events of a search: a line for each in ``hyperopt.log``, and the live view; and each trial's ``logs.txt``."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
@@ -34,6 +35,24 @@ def append_log(plan: Plan) -> Iterator[None]:
     finally:
         logging.getLogger("mistral_ner").removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def write_trial_log(folder: Path) -> Iterator[None]:
+    """Append what the process logs inside the block, at INFO and above, to ``folder/logs.txt``."""
+    handler = logging.FileHandler(folder / "logs.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(min(level, logging.INFO))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        with suppress(OSError):  # the disk is full; the trial's failure is reported elsewhere
+            handler.close()
 
 
 class EventLog:
