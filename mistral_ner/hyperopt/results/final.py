@@ -31,9 +31,10 @@ from mistral_ner.hyperopt.results.trainings import (
     choose_candidates,
     is_default,
     read_trial_config,
+    take_over,
 )
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.training.checkpoint import best_report, find_best, reports_on_disk
+from mistral_ner.training.checkpoint import find_best, reports_on_disk
 
 if TYPE_CHECKING:
     from mistral_ner.metrics import IntArray, Score
@@ -115,19 +116,17 @@ def finalise_trial(plan: Plan, candidate: Candidate, workers: Workers) -> Final:
     Args:
         plan: the search.
         candidate: a trial; its value is the best of many, and therefore too high. A trial that was cut off when it
-            reached the target has no adapter yet: it is trained again, up to its best report.
+            reached the target, or when time ran out, has no adapter yet: it gets that of its best report.
         workers: train and score.
 
     Raises:
         UserError: that training failed.
     """
-    trainings, config = Trainings(plan, workers), read_trial_config(plan, candidate)
-    if not (plan.folder / candidate.name / "adapter").is_dir():
-        reports = reports_on_disk(plan.folder / candidate.name)
-        best = best_report(reports, plan.config.hyperopt.metric, plan.sign)
-        config.training.stop_after = int(best["report"]) if best else None
-        config.output_dir = str(plan.folder / FOLDER / "candidates" / candidate.name)
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    trial, config = plan.folder / candidate.name, read_trial_config(plan, candidate)
+    trainings = Trainings(plan, workers)
+    if not (trial / "adapter").is_dir():
+        folder, made = plan.folder / FOLDER / "candidates" / candidate.name, len(reports_on_disk(trial))
+        config = take_over(plan, candidate, folder, stop_after=made)
         trainings.run([config])
         if trainings.failures:
             raise UserError(*trainings.failures.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
 from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.live_view import FinalView, NoView, can_show
 from mistral_ner.hyperopt.study.study import GO_ON
-from mistral_ner.training.checkpoint import finished_value, reports_on_disk
+from mistral_ner.training.checkpoint import CHECKPOINTS, finished_value, reports_on_disk
 
 if TYPE_CHECKING:
     from mistral_ner.metrics import Score
@@ -108,6 +109,8 @@ class Trainings:
     def _config(self, candidate: Candidate, seed: int) -> Config:
         """Return the config of a new training, written to its folder before it begins."""
         folder = self.plan.folder / FOLDER / "candidates" / f"{candidate.name}_seed_{seed}"
+        if candidate.trial is not None and self._is_run_of(candidate, seed) and has_checkpoint(self.plan, candidate):
+            return take_over(self.plan, candidate, folder)
         if not (folder / "config.yaml").exists():
             config = self.plan.trial_config(candidate.trial or 0, candidate.params)
             config.output_dir, config.seed = str(folder), seed
@@ -121,11 +124,17 @@ class Trainings:
 
     def _of_the_search(self, candidate: Candidate, seed: int) -> tuple[Config, float] | None:
         """Return the config and the metric of the candidate's trial, if that was this very training and is whole."""
-        if candidate.trial is None or (value := finished_value(self.plan.folder / candidate.name)) is None:
+        if candidate.trial is None or not self._is_run_of(candidate, seed):
             return None
+        value = finished_value(self.plan.folder / candidate.name)
+        return None if value is None else (read_trial_config(self.plan, candidate), value)
+
+    def _is_run_of(self, candidate: Candidate, seed: int) -> bool:
+        """Whether the candidate's trial trains just what a final training with ``seed`` would."""
+        if not (self.plan.folder / candidate.name / "config.yaml").exists():
+            return False
         config = read_trial_config(self.plan, candidate)
-        same = config.seed == seed and config.training.patience == self.plan.config.training.patience
-        return (config, value) if same else None
+        return config.seed == seed and config.training.patience == self.plan.config.training.patience
 
     def scores(self, finalists: Sequence[Finalist], split: str) -> list[dict[int, Score]]:
         """Return what each training scores on a split, by finalist and seed; empty dicts where the split is.
@@ -152,6 +161,33 @@ def read_trial_config(plan: Plan, candidate: Candidate) -> Config:
     """Return the config of a candidate's trial; the study may have been moved since it was written."""
     config = read_saved_config(plan.folder / candidate.name / "config.yaml")
     config.output_dir = str(plan.folder / candidate.name)
+    return config
+
+
+def has_checkpoint(plan: Plan, candidate: Candidate) -> bool:
+    """Whether a candidate's trial was cut off and can be continued."""
+    return (plan.folder / candidate.name / CHECKPOINTS).is_dir()
+
+
+def take_over(plan: Plan, candidate: Candidate, folder: Path, stop_after: int | None = None) -> Config:
+    """Return the config of a training in ``folder`` that goes on from the last report of a candidate's trial.
+
+    The trial keeps its own folder as it is: a resumed search may continue it.
+
+    Args:
+        plan: the search.
+        candidate: a trial that was cut off.
+        folder: gets a copy of the trial's reports and checkpoints.
+        stop_after: the last report to make, None: as many as a trial makes.
+    """
+    config, trial = read_trial_config(plan, candidate), plan.folder / candidate.name
+    config.output_dir = str(folder)
+    config.training.stop_after = stop_after or config.training.stop_after
+    # written last: a copy that was cut off is made again, and so is one of a trial that has reported since
+    if not (folder / "config.yaml").exists() or read_saved_config(folder / "config.yaml").training != config.training:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(trial, folder, ignore=shutil.ignore_patterns("config.yaml", "logs.txt", ".lock"))
+        files.write_yaml(folder / "config.yaml", to_container(config))
     return config
 
 

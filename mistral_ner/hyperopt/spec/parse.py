@@ -54,7 +54,8 @@ def parse(block: Mapping[str, Any], arguments: Iterable[str] = ()) -> tuple[Sear
     settled = [_settle_ends(parameter, found, faults) for parameter in found.values()]
     found = {parameter.name: parameter for parameter in settled if parameter is not None}
     faults += _find_duplicates(found.values()) + _find_bad_conditions(found)
-    return SearchSpace(tuple(sorted(found.values(), key=lambda p: len(p.when))), _read_first(first, found, faults)), faults
+    in_order = tuple(sorted(found.values(), key=lambda p: len(p.when)))
+    return SearchSpace(in_order, _read_first(first, found, faults)), faults
 
 
 def _read_first(first: Any, found: Mapping[str, Parameter], faults: list[Fault]) -> tuple[dict[str, Any], ...]:

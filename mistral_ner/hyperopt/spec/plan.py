@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def enqueued(self) -> list[dict[str, Any]]:
-        """Settings to try first, by parameter name: the config's own if the space holds them, ``enqueue``, ``first``."""
+        """Settings to try first by parameter name: the config's own if the space holds them, enqueue, the space's."""
         hyperopt = self.config.hyperopt
         values = {parameter.name: value_at(self.config, parameter.path) for parameter in self.space}
         default = {parameter.name: values[parameter.name] for parameter in self.space.in_play(values)}

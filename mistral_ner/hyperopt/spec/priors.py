@@ -119,7 +119,7 @@ def read_prior(block: Any, kind: str) -> Prior | str:
         return "must hold center and width"
     least = 1.0 if kind.startswith("log") else 0.0
     if not math.isfinite(numbers["center"]) or not least < numbers["width"] < math.inf:
-        return f"must have a width above {least:g}" + (", a factor," if least else "")
+        return f"must have a width above {least:g}" + (" (a factor)" if least else "")
     if least and numbers["center"] <= 0:
         return f"must have a center above 0 for {kind}"
     return Prior(numbers["center"], numbers["width"])

@@ -15,7 +15,7 @@ import optuna
 from filelock import Timeout
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config, to_container
