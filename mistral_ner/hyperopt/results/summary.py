@@ -67,19 +67,24 @@ def find_eligible(study: Study) -> list[tuple[FrozenTrial, float]]:
     They are the complete ones, and those that were cut off because they reached the target. If there are none, it is
     the unfinished one that :func:`choose_unfinished` left.
     """
+    found = _find_whole(study)
+    unfinished = [trial for trial in study.trials if is_unfinished_winner(study, trial.number)]
+    return found or [(one, best_value(one, study.plan.sign)) for one in unfinished]
+
+
+def _find_whole(study: Study) -> list[tuple[FrozenTrial, float]]:
     found = []
     for trial in study.trials:
         values = trial.intermediate_values
         reached = trial.state == TrialState.RUNNING and any_reaches_target(study.plan, values.values())
         if (trial.state == TrialState.COMPLETE or reached) and (best := find_best(values, study.plan.sign)):
             found.append((trial, best[1]))
-    unfinished = [trial for trial in study.trials if is_unfinished_winner(study, trial.number)]
-    return found or [(one, best_value(one, study.plan.sign)) for one in unfinished]
+    return found
 
 
 def choose_unfinished(study: Study) -> None:
     """Note which trial a search leaves that has spent its budget before any trial was complete: the best so far."""
-    if study.spent is None or find_eligible(study):
+    if study.spent is None or _find_whole(study):
         return
     cut_off = [trial for trial in study.trials if trial.state == TrialState.RUNNING and trial.intermediate_values]
     cut_off = [one for one in cut_off if (study.plan.folder / trial_name(one.number) / CHECKPOINTS).is_dir()]
