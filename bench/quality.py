@@ -14,8 +14,8 @@ Sides:
 
 The peers use `minilm`, LoRA on all linear layers, 1,000 steps with nine reports and the ranges of our space, so that
 only the search differs. Their trials save an adapter at each report that is their best; what they leave after some
-minutes is the best that was there by then, at no cost: so one long run is looked at after each number of minutes. Test is
-scored afterwards, for the peers as for us, on all words.
+minutes is the best that was there by then, at no cost: so one long run is looked at after each number of minutes.
+Test is scored afterwards, for the peers as for us, on all words.
 
 Each row goes to results/quality.csv at once; rows that are there are not made again.
 """

@@ -1,7 +1,7 @@
 """Where a search should begin: priors and first settings, learnt from recorded curves and judged on other data sets.
 
-.venv/bin/python bench/start.py                 writes results/start.json
-.venv/bin/python bench/start.py --learn         only prints what all tables together say, for conf/search_space/lora.yaml
+.venv/bin/python bench/start.py            writes results/start.json
+.venv/bin/python bench/start.py --learn    only prints what all tables together say, for conf/search_space/lora.yaml
 
 A table (signals_NAME.csv of record_curves.py) holds random settings of the space ``lora``, the same ones in each table.
 What is learnt:

@@ -22,7 +22,8 @@ from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.workers import Failed, Here, RayWorkers, actor_options
 from mistral_ner.hyperopt.dispatch import run_search
-from mistral_ner.hyperopt.results.final import Candidate, finalise
+from mistral_ner.hyperopt.results.final import finalise
+from mistral_ner.hyperopt.results.trainings import Candidate
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.hyperopt.study.study import REASON, WORKER_DIED
