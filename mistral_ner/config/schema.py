@@ -135,6 +135,7 @@ class BudgetConfig:
     num_trials: int = _value(20, low=1)
     max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
     timeout: float | None = _value(None, above=0)  # seconds
+    final_share: float | None = _value(1.0, above=0)  # of the search's time, for the final trainings; null: no limit
 
 
 @dataclass
