@@ -27,8 +27,9 @@ def decode(logits: FloatArray, lengths: npt.ArrayLike, labels: Sequence[str]) ->
     """
     tags: IntArray = logits.argmax(-1).astype(np.int64)
     allowed, begins = _steps(labels)
-    ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
-    starts = ends - lengths
+    words = np.asarray(lengths, dtype=np.int64)
+    ends = np.cumsum(words)
+    starts = ends - words
     broken = np.zeros(len(tags), dtype=bool)
     broken[1:] = ~allowed[tags[:-1], tags[1:]]
     first = starts[ends > starts]

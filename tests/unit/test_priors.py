@@ -34,7 +34,7 @@ def read(name: str, block: dict[str, Any]) -> Parameter:
         ("learning_rate", RATE),
         ("lora_r", RANK),
         ("lora_dropout", {"type": "uniform", "low": 0.0, "high": 0.5, "prior": {"center": 0.1, "width": 0.05}}),
-        ("lora_dropout", {"type": "uniform", "low": 0, "high": 0.5, "step": 0.1, "prior": {"center": 0.1, "width": 1}}),
+        ("lora_dropout", {"type": "uniform", "low": 0, "high": 0.5, "step": 0.1, "prior": {"center": 0.1, "width": 0.1}}),
         ("num_epochs", {"type": "int", "low": 1, "high": 9, "prior": {"center": 3, "width": 1}}),
         ("min_steps", {"type": "logint", "low": 100, "high": 2000, "prior": {"center": 600, "width": 2}}),
     ],

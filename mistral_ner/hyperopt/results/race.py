@@ -108,7 +108,7 @@ class Race:
         if left is None:
             return list(running)
         longest, at_once = max(map(self._seconds_per_training, running)), self.trainings.workers.at_once
-        many = math.floor(left / max(longest, 1e-9)) * at_once
+        many = math.floor(max(0.0, left) / max(longest, 1e-9)) * at_once
         default = [one for one in running if is_default(self.plan, one.candidate)]
         kept = [*running[:1], *default, *running[1:]]
         chosen = [one for place, one in enumerate(kept) if one not in kept[:place]][:many]
@@ -131,15 +131,15 @@ class Race:
 
     def _drop_the_beaten(self) -> None:
         """Take those out of the race that a test says cannot win."""
-        best, *others = self.running or [None]
-        last = len(self._laps) == len(self.seeds)
-        if best is None or not others or last or self.plan.config.hyperopt.metric != _TESTED_BY:
+        running, last = self.running, len(self._laps) == len(self.seeds)
+        if len(running) < 2 or last or self.plan.config.hyperopt.metric != _TESTED_BY:
             return
         tests = (len(self.finalists) - 1) * max(1, len(self.seeds) - 2)  # after each lap but the first and the last
         noise, freedom = pool_variance([[value for _, value in one.trained.values()] for one in self.finalists])
-        found = self.trainings.scores([best, *others], "dev")
+        found = self.trainings.scores(running, "dev")
         counts = [[scores[seed].counts for seed in self.new_seeds] for scores in found]
-        for one, of_one in zip(others, counts[1:], strict=True):
+        best = running[0]
+        for one, of_one in zip(running[1:], counts[1:], strict=True):
             if is_worse(of_one, counts[0], noise, freedom, ERROR / tests):
                 gap = self.plan.sign * (best.mean - one.mean)
                 one.out = f"cannot win: {gap:.4f} behind {best.candidate.name} after seed {self._laps[-1]}"

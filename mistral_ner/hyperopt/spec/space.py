@@ -97,7 +97,7 @@ class Parameter:
         if (values := self._steps()) is not None:
             if self.kind == "choice":
                 return (values.index(value) + 0.5) / len(values)
-            return ((value - self.low) / (self.step or 1) + 0.5) / len(values)
+            return float(((value - self.low) / (self.step or 1) + 0.5) / len(values))
         if self.kind.startswith("log"):
             return math.log(value / self.low) / math.log(self.high / self.low)
         return float((value - self.low) / (self.high - self.low))

@@ -7,7 +7,7 @@ import heapq
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
@@ -18,9 +18,6 @@ from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.promise import Judge, best_value, estimate
 from mistral_ner.hyperopt.study.running import SECOND
 from mistral_ner.training.checkpoint import find_best
-
-if TYPE_CHECKING:
-    from mistral_ner.hyperopt.study.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -110,33 +107,35 @@ def _share_beaten(values: Any) -> Any:
     return (below + up_to) / (2 * len(values))
 
 
-def read_warm_trials(plan: Plan, name: str, earlier: Study, place: int) -> list[FrozenTrial]:
+def rank_warm_trials(
+    plan: Plan, name: str, earlier: Plan, trials: Sequence[FrozenTrial], place: int
+) -> list[FrozenTrial]:
     """Return the ended trials of an earlier study whose settings lie in this search's space, by their ranks there.
 
     Args:
         plan: this search.
         name: of the earlier study, as the config gives it.
-        earlier: that study.
+        earlier: the plan of that study.
+        trials: its trials.
         place: among the earlier studies, counted from 1.
 
     Raises:
         UserError: it searched for another metric.
     """
-    theirs, ours = earlier.plan.config.hyperopt, plan.config.hyperopt
+    theirs, ours = earlier.config.hyperopt, plan.config.hyperopt
     if (theirs.metric, theirs.mode) != (ours.metric, ours.mode) or theirs.second_metric != ours.second_metric:
         raise UserError(
             f"hyperopt.warm_start={name} looked for {theirs.metric} ({theirs.mode}), this search for {ours.metric} "
             f"({ours.mode}); fix: hyperopt.metric={theirs.metric} hyperopt.mode={theirs.mode}, or no warm_start"
         )
-    trials = KnownTrials().complete(earlier.trials, Judge(earlier.plan))
-    ended = [one for one in trials if one.state == TrialState.COMPLETE]
+    ended = [one for one in KnownTrials().complete(list(trials), Judge(earlier)) if one.state == TrialState.COMPLETE]
     found = []
     for trial in _by_rank(ended, plan):
-        values = earlier.plan.space.decode(trial.params)
+        values = earlier.space.decode(trial.params)
         if plan.space.holds(values):
             params = {one: values[one] for one in plan.space.names if one in values}
             found.append(_as_ours(trial, plan, params, place * APART + trial.number))
-    log.info("warm start: %d of %d trials of %s lie in the search space", len(found), len(earlier.trials), name)
+    log.info("warm start: %d of %d trials of %s lie in the search space", len(found), len(trials), name)
     return found
 
 

@@ -23,7 +23,7 @@ from mistral_ner.data.read import reads_the_same
 from mistral_ner.errors import ConfigError, UserError, nearest
 from mistral_ner.hyperopt.spec.parse import parse
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config
-from mistral_ner.hyperopt.study.known import read_warm_trials
+from mistral_ner.hyperopt.study.known import rank_warm_trials
 from mistral_ner.hyperopt.study.running import RunningTrial
 from mistral_ner.hyperopt.study.samplers import build_pruner, build_sampler, silence_optuna
 from mistral_ner.hyperopt.study.storage import JOURNAL, STORAGE_URL, check_journal, open_storage, settle
@@ -320,5 +320,6 @@ def _read_warm_trials(plan: Plan) -> list[FrozenTrial]:
     found: list[FrozenTrial] = []
     for place, name in enumerate(plan.config.hyperopt.earlier_studies, 1):
         near = plan.folder.parent / name
-        found += read_warm_trials(plan, name, read_study(near if near.is_dir() else files.expand(name)), place)
+        earlier = read_study(near if near.is_dir() else files.expand(name))
+        found += rank_warm_trials(plan, name, earlier.plan, earlier.trials, place)
     return found
