@@ -90,11 +90,11 @@ def test_time_that_runs_out_before_a_trial_is_whole_leaves_the_best_so_far(
     tmp_path: Path, tiny: dict[str, Any]
 ) -> None:
     """It is the final model as it is; a resumed search continues the trial, and then the best settings race."""
-    tiny["training"] |= {"num_epochs": 100, "reports": 9}
+    tiny["training"] |= {"num_epochs": 30, "reports": 9}
     space = {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 3e-2}}
     place = {"strategy": "random", "optuna_sampler": "Random", "results_dir": str(tmp_path), "study_name": "s"}
     hyperopt = {**place, "num_trials": 1, "max_concurrent": 1, "final": {"top_k": 1, "seeds": 2, "share": None}}
-    summary = search({**tiny, "search_space": space, "hyperopt": {**hyperopt, "timeout": 0.5}})
+    summary = search({**tiny, "search_space": space, "hyperopt": {**hyperopt, "timeout": 0.2}})
     made = summary.reports_run
     assert (summary.n_complete, summary.n_unfinished, summary.best_trial) == (0, 1, 0)
     assert 0 < made < 9
