@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import tempfile
 from typing import Any
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     args = parser.parse_args()
     silence_optuna()
+    logging.disable(logging.WARNING)  # of the trials that the end of a replay cuts off
     block = load_block()
     space, _ = parse(block)
     tables = load_tables(space, args.tables, args.least)
@@ -202,6 +204,7 @@ def regret(table: Table, block: dict[str, Any], strategy: str, seed: int) -> np.
                 "max_concurrent": SLOTS,
                 "results_dir": tempfile.mkdtemp(),
                 "enqueue_default": strategy == "combined",
+                **({"judge": "metric"} if "eval_loss" not in table.metrics else {}),
             },
         }
     )

@@ -34,7 +34,10 @@ def read(name: str, block: dict[str, Any]) -> Parameter:
         ("learning_rate", RATE),
         ("lora_r", RANK),
         ("lora_dropout", {"type": "uniform", "low": 0.0, "high": 0.5, "prior": {"center": 0.1, "width": 0.05}}),
-        ("lora_dropout", {"type": "uniform", "low": 0, "high": 0.5, "step": 0.1, "prior": {"center": 0.1, "width": 0.1}}),
+        (
+            "lora_dropout",
+            {"type": "uniform", "low": 0, "high": 0.5, "step": 0.1, "prior": {"center": 0.1, "width": 0.1}},
+        ),
         ("num_epochs", {"type": "int", "low": 1, "high": 9, "prior": {"center": 3, "width": 1}}),
         ("min_steps", {"type": "logint", "low": 100, "high": 2000, "prior": {"center": 600, "width": 2}}),
     ],
@@ -91,11 +94,14 @@ def test_a_broken_prior_is_a_fault(name: str, block: dict[str, Any], rule: str) 
 
 
 def test_results_against_a_prior_raise_the_share_of_even_draws() -> None:
-    assert share_even_draws([]) == EVEN
-    assert share_even_draws([1.0, 1.0, -2.0, -2.0, -2.0, -2.0]) == EVEN, "it is right"
-    wrong = share_even_draws([-2.0, -2.0, 1.0, 1.0, 1.0, 1.0])
+    likely, scores = [1.0, 1.0, 1.0, -2.0, -2.0, -2.0], [6, 5, 4, 3, 2, 1]
+    assert share_even_draws([], []) == EVEN
+    assert share_even_draws(likely, scores) == EVEN, "it is right"
+    wrong = share_even_draws(likely, scores[::-1])
     assert wrong > 0.9
-    assert EVEN < share_even_draws([-2.0, 1.0, 1.0]) < wrong, "three trials say less than six"
+    assert EVEN < share_even_draws(likely[2:4], [1, 2]) < wrong, "two trials say less than six"
+    assert share_even_draws(likely, [1] * 6) == EVEN, "equal results say nothing"
+    assert share_even_draws([1.0] * 6, scores) == EVEN, "nor do equal settings"
 
 
 def plan(sampler: str, **space: Any) -> Plan:
@@ -130,6 +136,21 @@ def test_the_first_draws_of_each_sampler_follow_it(sampler: str) -> None:
     assert sum(one["lora_r"] == 16 for one in found) > 0.4 * len(found), "even draws: 0.25"
     assert np.mean([one["weight_decay"] for one in found]) == pytest.approx(0.5, abs=0.1), "it has no prior"
     assert found == drawn(plan(sampler, **SPACE), []), "the same seed draws the same"
+    assert {type(value) for one in found for value in one.values()} == {float, int}, "YAML takes them"
+
+
+def test_tpe_weighs_its_candidates_by_it() -> None:
+    """Two settings are equally good; the prior is for one of them."""
+    made = plan("TPE", **SPACE)
+    trials = [
+        ended(made, rate, 0.5 + 0.4 * (rate in (1.2e-4, 1e-3))) for rate in (1.2e-4, 1e-3, *np.geomspace(2e-4, 9e-3, 9))
+    ]
+    bare = {name: {key: value for key, value in block.items() if key != "prior"} for name, block in SPACE.items()}
+    near = [
+        sum(1e-3 / 2 < one["learning_rate"] < 2e-3 for one in drawn(of, trials, 100))
+        for of in (made, plan("TPE", **bare))
+    ]
+    assert near[0] > near[1] + 15
 
 
 def test_a_wrong_prior_is_left() -> None:

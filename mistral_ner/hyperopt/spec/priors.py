@@ -6,8 +6,7 @@ deviation on the range's own scale, which is a factor where the scale is logarit
 Random draws come from the prior, but for a share of even ones, so that a wrong prior hides nothing for ever. PriorBand
 (Mallik et al. 2023, https://arxiv.org/abs/2306.12370) weighs prior and results by how likely each makes the best
 settings so far, and πBO (Hvarfner et al. 2022, https://arxiv.org/abs/2204.11051) lets the prior fade with the number of
-trials. Here the share follows from Bayes' rule: that of the better trials is compared with that of all trials under the
-prior, since these were drawn by it.
+trials. Here the share follows from Bayes' rule, with how likely the better and the poorer trials are under the prior.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any
 
 EVEN = 0.2  # of the random draws are even before there are results
 _CLIP = 2.0  # log of the most that one trial can say for or against a prior
+_CERTAIN = 50.0  # log of odds that need no more
 
 _NORMAL = NormalDist()
 
@@ -89,16 +89,19 @@ class Bell:
         return _NORMAL.cdf(-self.center / self.width), _NORMAL.cdf((1 - self.center) / self.width)
 
 
-def share_even_draws(log_ratios: Sequence[float]) -> float:
-    """Return the share of even draws after trials whose settings have these log ratios, the best trial first.
+def share_even_draws(log_ratios: Sequence[float], scores: Sequence[float]) -> float:
+    """Return the share of even draws that the results so far leave.
 
-    The best third of the trials speak for the prior as far as their ratios exceed the mean of all.
+    Each trial speaks for the prior as far as it is likely by it, weighed by its rank: from 1 for the best to -1 for the
+    worst, 0 in the middle. So a prior by which all trials are as likely is neither right nor wrong.
+
+    Args:
+        log_ratios: of the settings of ended trials.
+        scores: of these trials; more is better.
     """
-    if not log_ratios:
-        return EVEN
-    mean = sum(log_ratios) / len(log_ratios)
-    best = log_ratios[: math.ceil(len(log_ratios) / 3)]
-    odds = (1 - EVEN) / EVEN * math.exp(sum(ratio - mean for ratio in best))
+    weights = [sum((score > other) - (score < other) for other in scores) / len(scores) for score in scores]
+    evidence = sum(weight * ratio for weight, ratio in zip(weights, log_ratios, strict=True))
+    odds = (1 - EVEN) / EVEN * math.exp(max(-_CERTAIN, evidence))
     return max(EVEN, 1 / (1 + odds))
 
 

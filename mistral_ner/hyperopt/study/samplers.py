@@ -28,6 +28,7 @@ from mistral_ner.hyperopt.study.known import APART, KnownTrials
 from mistral_ner.hyperopt.study.promise import Judge
 from mistral_ner.hyperopt.study.proposals import CheckedSampler
 
+_TRUST = 5.0  # how many trials weigh as much as a prior in TPE's choice among candidates, see bench/README.md
 _CANDIDATES = 8  # TPE proposes the best of these; fewer explore more (Optuna: 24), see bench/README.md
 INFEASIBLE = "memory"  # the constraint that a trial breaks if its settings do not fit the device's memory
 
@@ -126,21 +127,46 @@ class _Believer(RandomSampler):
         parameter = self._believed.get(param_name)
         if parameter is None or parameter.belief is None:
             return super().sample_independent(study, trial, param_name, param_distribution)
-        coin, place = self._own.random(2)
-        if coin >= self._share_even_draws(study, parameter):
+        coin, place = self._own.random(2).tolist()
+        if coin >= self.share_even_draws(study, parameter):
             place = parameter.belief.quantile(place)
         return self._plan.space.encode({param_name: parameter.at(place)})[param_name]
 
-    def _share_even_draws(self, study: Any, parameter: Parameter) -> float:
+    def share_even_draws(self, study: Any, parameter: Parameter) -> float:
         """Return the share of even draws of a parameter, the same all through a proposal."""
         if not self._even:
             view = study if isinstance(study, _KnownStudy) else _KnownStudy(study, self._known, Judge(self._plan))
             trials = [one for one in view.get_trials(False, (TrialState.COMPLETE,)) if one.number < APART]
-            trials.sort(key=lambda one: -self._plan.sign * float(one.values[0]))
             for name, one in self._believed.items():
-                belief, seen = one.belief, [one.decode(trial.params[name]) for trial in trials if name in trial.params]
-                self._even[name] = share_even_draws([belief.log_ratio(one.place(value)) for value in seen if belief])
+                seen = [trial for trial in trials if name in trial.params]
+                ratios = [_log_ratio(one, one.decode(trial.params[name])) for trial in seen]
+                self._even[name] = share_even_draws(ratios, [self._plan.sign * trial.values[0] for trial in seen])
         return self._even[parameter.name]
+
+    def decode(self, name: str, values: Any) -> list[Any]:
+        """Return what the config gets for numbers that stand for values in Optuna's samplers."""
+        parameter = self._believed.get(name)
+        if parameter is None:
+            return []
+        distribution = parameter.distribution()
+        return [parameter.decode(distribution.to_external_repr(float(value))) for value in values]
+
+    def weigh(self, study: Any, name: str, values: Sequence[Any]) -> Any:
+        """Return what the prior adds to the log score of proposed values of a parameter, in the form of the config.
+
+        As in πBO it fades with the number of trials (https://arxiv.org/abs/2204.11051, equation 6), and with the share
+        of even draws.
+        """
+        parameter = self._believed.get(name)
+        if parameter is None:
+            return 0.0
+        ended = len(study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)))
+        trust = (1 - self.share_even_draws(study, parameter)) * _TRUST / max(1, ended)
+        return trust * np.array([_log_ratio(parameter, value) for value in values])
+
+
+def _log_ratio(parameter: Parameter, value: Any) -> float:
+    return 0.0 if parameter.belief is None else parameter.belief.log_ratio(parameter.place(value))
 
 
 class _InformedSampler:
@@ -191,6 +217,14 @@ class _TPE(_InformedSampler, TPESampler):
         if len(view.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED))) < self._startup:
             return self._start.sample_independent(view, trial, name, distribution)
         return super().sample_independent(view, trial, name, distribution)
+
+    def _compute_acquisition_func(self, samples: dict[str, Any], mpe_below: Any, mpe_above: Any) -> Any:
+        """Return the score of each candidate, weighed by the priors; Optuna's own name (5.0), which is not public."""
+        scores = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
+        if isinstance(self._start, _Believer):
+            for name, values in samples.items():
+                scores = scores + self._start.weigh(self._view, name, self._start.decode(name, values))
+        return scores
 
 
 class _GP(_InformedSampler, GPSampler):
