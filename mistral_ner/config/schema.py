@@ -139,6 +139,7 @@ class BudgetConfig:
     num_trials: int = _value(20, low=1)
     max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
     timeout: float | None = _value(None, above=0)  # seconds
+    final_share: float | None = _value(1.0, above=0)  # of the search's time, for the final trainings; null: no limit
 
 
 @dataclass
@@ -146,8 +147,9 @@ class FinalConfig:
     """How the winner is chosen among the best trials, and trained."""
 
     enabled: bool = True  # false: the best single trial is the final model as it is
-    top_k: int = _value(3, low=1)  # settings that are trained again
-    seeds: int = _value(3, low=1)  # trainings of each of them
+    top_k: int = _value(3, low=1)  # settings that are trained again, beside the default config
+    seeds: int = _value(3, low=1)  # of each of them, that of the search included
+    share: float | None = _value(1.0, above=0)  # of the search's training time; null: no limit
 
 
 @dataclass
@@ -169,7 +171,8 @@ class HyperoptConfig:
     enqueue_default: bool = True  # the first trial has the config's own values, if the space holds them
     enqueue: list[dict[str, Any]] = field(default_factory=list)  # settings tried first, by parameter name
     constraints: list[str] = field(default_factory=list)  # expressions over parameters that every trial must meet
-    warm_start: str | None = None  # an earlier study (its name or folder) whose trials inform the sampler
+    # earlier studies (names or folders, one or a list) whose trials inform the sampler
+    warm_start: Any = None
     resume: bool = False  # go on with the study of this name
     max_failures: int = _value(1, low=0)  # of one trial, from transient causes; it goes on from its last report
     max_failure_rate: float = _value(0.3333, low=0, high=1)  # of at least six trials; a higher rate ends the search
@@ -199,6 +202,12 @@ class HyperoptConfig:
     save_best_config: str | None = None  # also write best_config.yaml there
     dry_run: bool = False
     trial: int | None = _value(None, low=0)  # set by an engine: the trial that this job runs
+
+    @property
+    def earlier_studies(self) -> list[str]:
+        """The studies of ``warm_start``."""
+        named = [] if self.warm_start is None else self.warm_start
+        return [str(one) for one in (named if isinstance(named, list) else [named])]
 
 
 @dataclass

@@ -42,6 +42,7 @@ def describe(plan: Plan) -> None:
         facts.add_row("constraint", constraint.text)
     facts.add_row("reports", expected_reports(plan))
     facts.add_row("training", length(plan.config.training))
+    facts.add_row("final", final_trainings(plan))
     console.print(facts)
     space = Table("parameter", "path", "values", box=None, pad_edge=False)
     for parameter in plan.space:
@@ -97,6 +98,15 @@ def length(training: TrainingConfig) -> str:
     if training.num_epochs is not None:
         return f"{training.num_epochs:g} epochs"
     return f"{training.min_steps} optimiser steps, within {training.min_epochs:g} to {training.max_epochs:g} epochs"
+
+
+def final_trainings(plan: Plan) -> str:
+    """Return what races for the final model."""
+    final = plan.config.hyperopt.final
+    if not final.enabled:
+        return "the best single trial (hyperopt.final.enabled=false)"
+    limit = "without a limit of time" if final.share is None else f"in at most {final.share:g} of the search's time"
+    return f"the {final.top_k} best settings and the default config, up to {final.seeds} seeds each, {limit}"
 
 
 def expected_reports(plan: Plan) -> str:

@@ -94,7 +94,7 @@ def test_in_ray(tmp_path: Path, search: list[str], strategy: list[str], name: st
         assert summary(tmp_path)["final"] is None
         code, output, _ = signalled(tmp_path, list(RESUME), "trial_*", 0)
         assert code == 0, output
-        assert summary(tmp_path)["final"]["seeds"] == [43, 44]
+        assert summary(tmp_path)["final"]["seeds"] == [42, 43]
 
 
 def test_in_this_process_and_in_the_final_trainings(tmp_path: Path, search: list[str]) -> None:
@@ -115,7 +115,7 @@ def test_in_this_process_and_in_the_final_trainings(tmp_path: Path, search: list
     before = {path: reports_on_disk(path) for path in (*folder.glob("trial_*"), *folder.glob("final/candidates/*"))}
     code, output, _ = signalled(tmp_path, list(RESUME), "trial_*", 0)
     assert code == 0, output
-    assert summary(tmp_path)["final"]["seeds"] == [43, 44]
+    assert summary(tmp_path)["final"]["seeds"] == [42, 43]
     assert (folder / "final/adapter_model.safetensors").is_file()
     for path, rows in before.items():
         assert reports_on_disk(path)[: len(rows)] == rows, "no report that counts was made twice"

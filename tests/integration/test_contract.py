@@ -17,7 +17,10 @@ from optuna.trial import TrialState
 
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.study.opening import read_study
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.known import APART, KnownTrials
+from mistral_ner.hyperopt.study.opening import _read_warm_trials, read_study
+from mistral_ner.hyperopt.study.promise import Judge
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_for_all")
@@ -234,6 +237,28 @@ def test_warm_start_informs_the_sampler(tmp_path: Path) -> None:
         return sum(abs(math.log10(trial.params["learning_rate"]) + 3) for trial in trials)
 
     assert distance("s") < 0.7 * distance("cold")
+
+
+def test_earlier_studies_count_by_rank(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One of them was much easier and had its best elsewhere: its values are all higher, which must not decide."""
+    caplog.set_level("INFO", "mistral_ner")
+    search(config(tmp_path, "optuna", num_trials=30, max_concurrent=1, study_name="like"), arithmetic())
+    search(config(tmp_path, "optuna", num_trials=10, max_concurrent=1, study_name="easy"), arithmetic(easier=9.0))
+    made = config(tmp_path, "optuna", study_name="s", num_trials=3, max_concurrent=1, enqueue_default=False)
+    made["hyperopt"]["warm_start"] = ["easy", str(tmp_path / "like")]
+    search(made, arithmetic())
+    assert "30 of 30 trials of " in caplog.text
+    plan = Plan.of(made)
+    warm = _read_warm_trials(plan)
+    for place, count in ((1, 10), (2, 30)):
+        values = sorted(one.value for one in warm if one.number // APART == place)
+        assert len(values) == count
+        assert 0 < values[0] < 0.3, "the worst of each"
+        assert 0.7 < values[-1] < 1, "the best of each"
+    own = read_study(tmp_path / "s").trials
+    seen = KnownTrials(warm).complete([*warm, *own], Judge(plan))
+    assert sorted(one.value for one in seen if one.number < APART) == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    assert all(one.value > 0.1 for one in own if one.value is not None), "the study itself keeps its values"
 
 
 def test_two_metrics_give_a_pareto_front(tmp_path: Path) -> None:

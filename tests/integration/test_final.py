@@ -20,8 +20,9 @@ from mistral_ner.config.check import check
 from mistral_ner.hyperopt.cluster.workers import Here
 from mistral_ner.hyperopt.dispatch import run_search
 from mistral_ner.hyperopt.report import write_report
-from mistral_ner.hyperopt.results.final import Candidate, choose_candidates, finalise
+from mistral_ner.hyperopt.results.final import finalise
 from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.results.trainings import Candidate, choose_candidates
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import format_duration
 from mistral_ner.hyperopt.study.live_view import FinalView
@@ -55,7 +56,7 @@ def plan(folder: Path, model: dict[str, Any], data: dict[str, str], **hyperopt: 
                 "enqueue_default": False,
                 "results_dir": str(folder),
                 "study_name": "s",
-                "final": {"top_k": 2, "seeds": 2},
+                "final": {"top_k": 2, "seeds": 2, "share": None},
                 "merge": True,
                 "save_best_config": str(folder / "copy.yaml"),
                 **hyperopt,
@@ -83,9 +84,9 @@ def test_the_best_mean_on_dev_wins(ended: tuple[Plan, dict[str, Any]]) -> None:
     assert len(final["settings"]) == 3, "two trials and the default config"
     assert sum(result["default"] for result in final["settings"]) == 1
     for result in final["settings"]:
-        assert list(result["dev"]) == ["43", "44"]
+        assert list(result["dev"]) == ["42", "43"]
         assert result["dev_mean"] == pytest.approx(np.mean(list(result["dev"].values())))
-        assert result["dev_f1"] == pytest.approx(result["dev_mean"], abs=1e-6)
+        assert result["dev_f1"] == pytest.approx(result["dev"]["43"], abs=1e-6), "of the seed that chose nothing"
         assert result["dev_f1_interval"][0] <= result["dev_f1"] <= result["dev_f1_interval"][1]
     assert not final["failures"]
 
@@ -198,7 +199,7 @@ def test_the_final_trainings_are_shown_and_logged_as_the_trials_are(
     screen.print(view.render())
     said = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "final trainings of s" in said
-    assert "1 of 6, 1 failed" in said
+    assert "1 of 4, 1 failed" in said
     running = {line.split()[1]: line for line in said.splitlines() if "seed_" in line}
     assert list(running) == [folder.name for folder in folders[1:3]], "two at once, in their order"
     for folder in folders[1:3]:
@@ -210,7 +211,8 @@ def test_the_final_trainings_are_shown_and_logged_as_the_trials_are(
         Candidate(r["trial"], r["params"], r["search_value"]) for r in final["settings"] if r["trial"] is not None
     ]
     finalise(made, complete, Here())
-    assert "6 of 6" in sys.stdout.getvalue()
+    assert "1 of 1" in sys.stdout.getvalue(), "the default config with the seed of the search"
+    assert "3 of 3" in sys.stdout.getvalue()
     assert re.search(r"final training default_seed_43  eval_f1 [01]\.\d{4}", (made.folder / "hyperopt.log").read_text())
 
 
@@ -239,7 +241,7 @@ def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
         return [row for path in sorted(folder.glob("final/candidates/*")) for row in reports_on_disk(path)]
 
     for of, nth, resume in (
-        ("seed_44/.checkpoint.json", 2, False),
+        ("seed_43/.checkpoint.json", 2, False),
         ("/.final.json", 1, True),
         ("/.summary.json", 2, True),
     ):

@@ -47,8 +47,8 @@ def test_the_disk_of_a_search(tmp_path: Path) -> None:
     """A million trained numbers: 12 MB a checkpoint with Adam's state, 4 MB an adapter."""
     whole = plan(tmp_path, strategy="optuna", final={"top_k": 3, "seeds": 3})
     assert describe_disk(whole, MILLION) == (
-        "at most about 204 MB: checkpoints of 2 running trials 72 MB, adapters of 20 complete trials 80 MB, "
-        "final trainings 52 MB"
+        "at most about 192 MB: checkpoints of 2 running trials 72 MB, adapters of 20 complete trials 80 MB, "
+        "final trainings 40 MB"
     )
     asha = {"strategy": "combined", "asha_grace_period": 1, "asha_reduction_factor": 3}
     merged = plan(tmp_path, **asha, final={"enabled": False}, merge=True)

@@ -20,7 +20,7 @@ from typing import Any
 from mistral_ner.hyperopt.cluster.workers import device_works, worker_class
 from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, describe_error, run_trial
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.trial_log import write_trial_log
+from mistral_ner.hyperopt.study.event_log import write_trial_log
 
 RELAY_CPUS = 0.01  # of a worker that relays reports
 _ENDED = "ended"

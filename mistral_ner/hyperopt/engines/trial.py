@@ -21,10 +21,10 @@ from mistral_ner.config.schema import Config
 from mistral_ner.hyperopt.cluster.workers import device_works, keep_to_share
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
+from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.opening import open_trial
 from mistral_ner.hyperopt.study.running import RunningTrial
 from mistral_ner.hyperopt.study.study import STARTED
-from mistral_ner.hyperopt.study.trial_log import write_trial_log
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
 FAILURE = "failure"  # the key in a Ray result that says what broke the trial

@@ -95,7 +95,8 @@ def describe_disk(plan: Plan, memory: MemoryPlan) -> str:
     complete = trials
     if plan.asha:
         complete = max(1, math.ceil(trials / hyperopt.asha_reduction_factor ** len(plan.rungs)))
-    final = hyperopt.final.seeds * (hyperopt.final.top_k + 1) if hyperopt.final.enabled else 0
+    # new seeds of each, and the default config's own training; the others are trials
+    final = (hyperopt.final.seeds - 1) * (hyperopt.final.top_k + 1) + 1 if hyperopt.final.enabled else 0
     merged = memory.weights if hyperopt.merge else 0
     parts = {
         f"checkpoints of {min(plan.at_once, trials)} running trials": running,

@@ -121,12 +121,13 @@ class Plan:
 
     @property
     def enqueued(self) -> list[dict[str, Any]]:
-        """Settings to try first, by parameter name: the config's own if they lie in the space, then ``enqueue``."""
+        """Settings to try first by parameter name: the config's own if the space holds them, enqueue, the space's."""
         hyperopt = self.config.hyperopt
         values = {parameter.name: value_at(self.config, parameter.path) for parameter in self.space}
         default = {parameter.name: values[parameter.name] for parameter in self.space.in_play(values)}
         fits = hyperopt.enqueue_default and self.space.holds(values) and self.allows(default)
-        wanted = [default] * fits + hyperopt.enqueue
+        first = [dict(one) for one in self.space.first if self.allows(one)]
+        wanted = [default] * fits + hyperopt.enqueue + first
         # whole settings are trained once; what leaves some parameters open is another setting each time
         return [
             one for place, one in enumerate(wanted) if one not in wanted[:place] or not default.keys() <= one.keys()
