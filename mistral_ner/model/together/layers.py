@@ -77,7 +77,7 @@ class TogetherLinear(nn.Module):
         if not spans:  # those that had LoRA here have ended
             return result
         tensors = [*matrices, *(pieces if own else [input])]
-        added: torch.Tensor = _AddInPlace.apply(result, spans, own, *tensors)  # type: ignore[no-untyped-call]
+        added: torch.Tensor = _AddInPlace.apply(result, spans, own, *tensors)
         return added
 
     def _in_turn(self, input: torch.Tensor, layers: Sequence[Any], width: int) -> torch.Tensor:
@@ -127,7 +127,7 @@ class _AddInPlace(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         spans, saved = ctx.spans, ctx.saved_tensors
         matrices, pieces, inners = saved[: 2 * len(spans)], saved[2 * len(spans) : -len(spans)], saved[-len(spans) :]
         flat, of_matrices = grad.reshape(-1, grad.shape[-1]), []
