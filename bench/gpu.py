@@ -45,6 +45,7 @@ CARDS = {
     "4090": (165e12, 1.01e12),
 }
 BATCH, RANK = 8, 16
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def main() -> None:
@@ -262,7 +263,7 @@ def plain_trainer(args: argparse.Namespace, folder: Path, **more: Any) -> tuple[
         )
         if packed:
             network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
-        lora = LoraConfig(task_type=TaskType.TOKEN_CLS, r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+        lora = LoraConfig(task_type=TaskType.TOKEN_CLS, r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR)
         return get_peft_model(network, lora)
 
     rows = [{name: row[name].tolist() for name in ("input_ids", "labels")} for row in data.rows("train")]

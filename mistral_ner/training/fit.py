@@ -166,7 +166,8 @@ def _train_on(
     """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
     counts = len(data.labels), len(tokenizer)
     refuse_what_cannot_fit(config, *counts)
-    config = settle_checkpointing(config, *counts, at_once, seat is not None)
+    settle = settle_checkpointing if seat is None else seat.settle_checkpointing
+    config = settle(config, *counts, at_once)
     pad_id = int(tokenizer.pad_token_id or 0)
     batch = config.training.per_device_train_batch_size
     tokens = max(1, config.training.eval_batch_tokens * at_once // batch)

@@ -115,7 +115,7 @@ def refuse_what_cannot_fit(config: Config, labels: int, vocab_size: int) -> None
     )
 
 
-def settle_checkpointing(config: Config, labels: int, vocab_size: int, rows: int, together: bool) -> Config:
+def settle_checkpointing(config: Config, labels: int, vocab_size: int, rows: int, trials: int = 1) -> Config:
     """Return the config with ``model.gradient_checkpointing=auto`` settled: off if the plan says that memory does.
 
     Args:
@@ -123,14 +123,14 @@ def settle_checkpointing(config: Config, labels: int, vocab_size: int, rows: int
         labels: outputs of the head.
         vocab_size: entries of the tokenizer.
         rows: sentences that go through the network at once.
-        together: whether other trainings share its passes: they need one answer, which is to compute them again.
+        trials: trainings that share its passes, itself included.
 
     Raises:
         UserError: as :func:`mistral_ner.model.memory.plan.plan_memory`.
     """
     if config.model.gradient_checkpointing != "auto":
         return config
-    again = together or not fits_whole(*_asked(config, labels, vocab_size, rows), room_of_process())
+    again = not fits_whole(*_asked(config, labels, vocab_size, rows), room_of_process(), trials)
     log.info("model.gradient_checkpointing=auto: activations are %s", "computed again" if again else "kept")
     return replace(config, model=replace(config.model, gradient_checkpointing=again))
 

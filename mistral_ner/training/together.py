@@ -15,12 +15,13 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate.state import GradientState  # type: ignore[import-untyped]
 
-from mistral_ner.config.schema import OF_A_TRIAL, ModelConfig
+from mistral_ner.config.schema import OF_A_TRIAL, Config, ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.model.adapter import attach
 from mistral_ner.model.base import base_model
@@ -29,6 +30,7 @@ from mistral_ner.model.lora import PeftModel
 from mistral_ner.model.together.network import Member, TogetherNetwork
 from mistral_ner.model.together.random import RandomState
 from mistral_ner.model.together.shared import share_weights
+from mistral_ner.training.memory import settle_checkpointing
 from mistral_ner.training.trainer import Report, quiet_libraries
 
 Batch = Mapping[str, torch.Tensor]
@@ -111,6 +113,11 @@ class Pass:
         if not self._seats:
             self._network = None  # the next trial may have another base model
         self.changed.set()
+
+    @property
+    def checkpoints(self) -> bool | None:
+        """Whether the network computes activations again; None while there is none."""
+        return None if self._network is None else bool(self._key[1]["gradient_checkpointing"])
 
     def _do_passes(self) -> None:
         while True:
@@ -204,6 +211,16 @@ class Seat:
         self.random.save()
         self._accumulation = dict(vars(GradientState()))
         self.together.baton.release()
+
+    def settle_checkpointing(self, config: Config, labels: int, vocab_size: int, rows: int) -> Config:
+        """Return the config as :func:`mistral_ner.training.memory.settle_checkpointing` does, with one answer for all.
+
+        The first training decides, for as many of its kind as there may be; those that come later follow.
+        """
+        settled = settle_checkpointing(config, labels, vocab_size, rows, config.hyperopt.trials_per_pass)
+        if settled is config or (now := self.together.checkpoints) is None:
+            return settled
+        return replace(config, model=replace(config.model, gradient_checkpointing=now))
 
     @contextlib.contextmanager
     def lend_model(self, model: ModelConfig, labels: Sequence[str], seed: int, vocab_size: int) -> Iterator[Any]:

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 from mistral_ner.errors import UserError
 from mistral_ner.model.base import base_model
 from mistral_ner.train import TrainingError, fit
+from mistral_ner.training import memory
 from mistral_ner.training.fit import fit_together
 from mistral_ner.training.together import Pass
 
@@ -150,6 +151,24 @@ def test_checkpointing_draws_the_same_dropout_again(tiny: dict[str, Any]) -> Non
     fit_together(again)
     for one, other in zip(again, plain, strict=True):
         assert_equal_numbers(one, other)
+
+
+def test_the_first_training_decides_what_is_computed_again(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fits(*args: Any) -> bool:  # whoever asks first does not fit
+        asked.append(args[-1])
+        return len(asked) > 1
+
+    monkeypatch.setattr(memory, "fits_whole", fits)
+    configs = variants(tiny)[:2]
+    for one in configs:
+        one["model"]["gradient_checkpointing"] = "auto"
+        one["hyperopt"] = {"trials_per_pass": 2}
+    fit_together(configs)
+    assert asked == [2, 2]
 
 
 def test_upper_layers_only(tiny: dict[str, Any]) -> None:

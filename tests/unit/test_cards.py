@@ -87,11 +87,10 @@ def test_activations_are_computed_again_where_memory_does_not_hold_them(
     monkeypatch.setattr(memory, "room_of_process", lambda: room)
     model = ModelConfig(model_name="7B", random_init={**SHAPE, **HEADS}, gradient_checkpointing="auto")
     config = Config(output_dir="", model=model)
-    settled = memory.settle_checkpointing(config, 9, 32768, 8, together=False)
-    assert settled.model.gradient_checkpointing is again
-    assert memory.settle_checkpointing(config, 9, 32768, 8, together=True).model.gradient_checkpointing is True
+    assert memory.settle_checkpointing(config, 9, 32768, 8).model.gradient_checkpointing is again
+    assert memory.settle_checkpointing(config, 9, 32768, 8, trials=1000).model.gradient_checkpointing is True
     config.model.gradient_checkpointing = False
-    assert memory.settle_checkpointing(config, 9, 32768, 8, together=True) is config
+    assert memory.settle_checkpointing(config, 9, 32768, 8, trials=1000) is config
 
 
 def test_reports_have_the_peak_of_the_card(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

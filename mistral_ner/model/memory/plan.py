@@ -85,18 +85,21 @@ def plan_memory(config: Config, labels: int, vocab_size: int, length: int, on_gp
     return MemoryPlan(_weights(network, model, formats), _TRAINED * numbers, activations, buffers, numbers)
 
 
-def fits_whole(config: Config, labels: int, vocab_size: int, length: int, on_gpu: bool, room: float) -> bool:
+def fits_whole(
+    config: Config, labels: int, vocab_size: int, length: int, on_gpu: bool, room: float, trials: int = 1
+) -> bool:
     """Whether a training fits into ``room`` bytes without computing activations again.
 
     Args:
         config, labels, vocab_size, length, on_gpu: as for :func:`plan_memory`.
         room: bytes, of which a tenth stays free: the plan is right to about that.
+        trials: how many of its kind go through the network together.
 
     Raises:
         UserError: as :func:`plan_memory`.
     """
     whole = replace(config, model=replace(config.model, gradient_checkpointing=False))
-    total = plan_memory(whole, labels, vocab_size, length, on_gpu).total
+    total = plan_memory(whole, labels, vocab_size, length, on_gpu).of_pass(trials)
     return total is not None and total <= 0.9 * room
 
 

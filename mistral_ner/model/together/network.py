@@ -104,7 +104,7 @@ class TogetherNetwork:
     ) -> None:
         self.attention, self.precision = attention, precision
         self.parts: list[Part] = []
-        self.blocks_are_equal = False
+        self.has_blocks = False
         self._equal_blocks = base.device.type != "cpu" if equal_blocks is None else equal_blocks
         self._constants: dict[Any, torch.Tensor] = {}
         network: Any = share_weights(base)
@@ -138,7 +138,7 @@ class TogetherNetwork:
         if self._equal_blocks:
             for part, count in zip(self.parts, counts, strict=True):
                 part.unused = max(counts) - count
-        self.blocks_are_equal = len({*counts}) == 1 or self._equal_blocks
+        self.has_blocks = self._equal_blocks
         with autocast(self.precision):
             embedded = [
                 member.base.get_input_embeddings()(batch["input_ids"]).flatten(0, 1)[None] for member, batch in batches
