@@ -2,6 +2,7 @@
 
 .venv/bin/python bench/start.py            writes results/start.json
 .venv/bin/python bench/start.py --learn    only prints what all tables together say, for conf/search_space/lora.yaml
+.venv/bin/python bench/start.py --old      the cost of a wrong prior on curves_music.csv, which holds F1 alone
 
 A table (signals_NAME.csv of record_curves.py) holds random settings of the space ``lora``, the same ones in each table.
 What is learnt:
@@ -49,6 +50,7 @@ def main() -> None:
     """Learn and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--learn", action="store_true")
+    parser.add_argument("--old", action="store_true")
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--least", type=int, default=40, help="settings that a table must hold")
     parser.add_argument("--tables", nargs="*", help="names; left out, all that were recorded")
@@ -56,6 +58,11 @@ def main() -> None:
     args = parser.parse_args()
     silence_optuna()
     logging.disable(logging.WARNING)  # of the trials that the end of a replay cuts off
+    if args.old:
+        figures = judge_old(args.seeds)
+        (HERE / "results/start_old.json").write_text(json.dumps(figures, indent=1) + "\n")
+        print(json.dumps(figures, indent=1))
+        return
     block = load_block()
     space, _ = parse(block)
     tables = load_tables(space, args.tables, args.least)
@@ -181,11 +188,36 @@ def judge(
     random = np.array([regret(table, block, "random", seed) for seed in range(seeds)]).mean(axis=0)
     found: dict[str, Any] = {"settings": len(table.curves), "random_final_regret": round(float(random[-1]), 4)}
     for variant in variants:
-        mean = np.array([regret(table, blocks[variant], "combined", seed) for seed in range(seeds)]).mean(axis=0)
-        there = np.flatnonzero(mean <= random[-1])
-        needed = int(there[0]) + 1 if len(there) else BUDGET
-        found[variant] = {"share_of_random": round(needed / BUDGET, 3), "final_regret": round(float(mean[-1]), 4)}
+        found[variant] = compare(table, blocks[variant], random, seeds)
     return found
+
+
+# the space that curves_music.csv was recorded in
+OLD = {
+    "learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-2},
+    "lora_r": {"type": "choice", "choices": [4, 8, 16, 32]},
+    "per_device_train_batch_size": {"type": "choice", "choices": [4, 8, 16]},
+    "warmup_ratio": {"type": "uniform", "low": 0.0, "high": 0.2},
+    "weight_decay": {"type": "loguniform", "low": 1e-4, "high": 1e-1},
+}
+
+
+def judge_old(seeds: int) -> dict[str, Any]:
+    """Return the share of random's reports without a prior, with that of the table itself, and with a wrong one."""
+    space, _ = parse(OLD)
+    table = Table(HERE / "results/curves_music.csv", space)
+    right = {name: spec for name, spec in learn(OLD, space, [table]).items() if name != "first"}
+    blocks = {"nothing": OLD, "prior": right, "wrong prior": spoil(right, space, table)}
+    random = np.array([regret(table, OLD, "random", seed) for seed in range(seeds)]).mean(axis=0)
+    return {name: compare(table, block, random, seeds) for name, block in blocks.items()}
+
+
+def compare(table: Table, block: dict[str, Any], random: np.ndarray, seeds: int) -> dict[str, float]:
+    """Return the share of random's reports that a search needs until random's final regret, and its own."""
+    mean = np.array([regret(table, block, "combined", seed) for seed in range(seeds)]).mean(axis=0)
+    there = np.flatnonzero(mean <= random[-1])
+    needed = int(there[0]) + 1 if len(there) else BUDGET
+    return {"share_of_random": round(needed / BUDGET, 3), "final_regret": round(float(mean[-1]), 4)}
 
 
 def regret(table: Table, block: dict[str, Any], strategy: str, seed: int) -> np.ndarray:

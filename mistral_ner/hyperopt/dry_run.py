@@ -47,7 +47,8 @@ def describe(plan: Plan) -> None:
     space = Table("parameter", "path", "values", box=None, pad_edge=False)
     for parameter in plan.space:
         when = "".join(f" when {name}={value}" for name, value in parameter.when)
-        space.add_row(parameter.name, parameter.path, f"{parameter}{when}")
+        prior = "" if parameter.prior is None else f" {parameter.prior}"
+        space.add_row(parameter.name, parameter.path, f"{parameter}{when}{prior}")
     console.print()
     console.print(space)
     for number, values in enumerate(plan.enqueued):

@@ -25,7 +25,7 @@ def search(toy_files: dict[str, str]) -> list[str]:
     return [
         *(str(ROOT / "launch.py"), "-m", "model=tiny", "data=files", *paths, "hyperopt.study_name=s"),
         *("training.num_epochs=9", "training.reports=9", "training.threads=1", "hyperopt.num_trials=3"),
-        *("hyperopt.final.top_k=1", "hyperopt.final.seeds=2"),
+        *("hyperopt.final.top_k=1", "hyperopt.final.seeds=2", "hyperopt.final.share=null"),
     ]
 
 

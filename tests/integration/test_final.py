@@ -273,6 +273,24 @@ def test_equal_settings_are_trained_once_and_the_default_is_no_second_candidate(
     assert [one.trial for one in choose_candidates(made, [trials[0]])] == [0, None]
 
 
+def test_what_the_search_has_trained_is_not_trained_again(
+    tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]
+) -> None:
+    """With one seed, that of the search, everything is there: the default config's trial, and the best."""
+    made = plan(tmp_path, tiny_model, toy_files, num_trials=2, enqueue_default=True, final={"seeds": 1, "share": 0.1})
+    made.config.model.lora_alpha = 16  # lies in the space
+    summary = run_search(made)
+    folder = made.folder / "final"
+    assert not (folder / "candidates").exists()
+    assert summary.final is not None
+    assert summary.final["cut"] is None
+    assert {result["trial"] for result in summary.final["settings"]} == {0, 1}
+    assert summary.final["settings"][0]["dev"] == {"42": summary.best_value}
+    weights = "adapter_model.safetensors"
+    best = made.folder / f"trial_{summary.best_trial:04d}/adapter"
+    assert (folder / weights).read_bytes() == (best / weights).read_bytes()
+
+
 def test_off_by_one_key(tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]) -> None:
     """The best single trial is the final model, bit for bit, and nothing is trained again."""
     made = plan(tmp_path, tiny_model, toy_files, num_trials=2, final={"enabled": False})

@@ -21,7 +21,7 @@ PACKAGE = "mistral_ner"
 # and, where it is a folder, for all in it.
 LAYERS = (
     ("errors",),
-    ("files", "environment", "config", "metrics", "decoding"),
+    ("files", "environment", "config", "metrics"),
     ("locks",),
     ("data", "model"),
     ("training",),

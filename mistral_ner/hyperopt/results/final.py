@@ -130,7 +130,6 @@ def finalise_trial(plan: Plan, candidate: Candidate, workers: Workers) -> Final:
         trainings.run([config])
         if trainings.failures:
             raise UserError(*trainings.failures.values())
-    (plan.folder / FOLDER).mkdir(exist_ok=True)
     only = Finalist(candidate, {config.seed: (config, float(candidate.value or 0.0))})
     final, scored = _judge(trainings, [only], [])
     _write(plan, config, final, scored, workers)
@@ -190,6 +189,7 @@ def _build_result(plan: Plan, one: Finalist, dev: Mapping[int, Score], new_seeds
 def _write(plan: Plan, config: Config, final: Final, scored: dict[str, dict[str, float]], workers: Workers) -> None:
     """Copy the final model to ``final/``; ``final.json`` is written last and shows that the folder is complete."""
     folder, source = plan.folder / FOLDER, Path(config.output_dir) / "adapter"
+    folder.mkdir(exist_ok=True)  # nothing was trained anew
     (folder / "final.json").unlink(missing_ok=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != "report.json":

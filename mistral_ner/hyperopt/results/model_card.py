@@ -41,7 +41,7 @@ def write_card(
         f"{_name_choice(final)}.\n",
         "## Scores\n",
         "Entity-level F1 (exact span and type). The mean is over the seeds, the 95% interval over resampled "
-        "sentences. The value of the search is the best of many, and therefore too high; it is one of the mean.\n",
+        "sentences. The value of the search is the best of many, and therefore too high; the mean contains it.\n",
         _format_settings(final),
         *(f"{_format_types(split, metrics)}" for split, metrics in scored.items()),
         *([] if merged is None else ["## The merged model\n", merged]),

@@ -32,6 +32,12 @@ class Prior:
     width: float = 0.0
     weights: tuple[tuple[str, float], ...] = ()
 
+    def __str__(self) -> str:
+        """The prior in words."""
+        if self.weights:
+            return ", ".join(f"{name} weighs {weight:g}" for name, weight in self.weights)
+        return f"around {self.center:g}, width {self.width:g}"
+
     def to_block(self) -> dict[str, float]:
         """Return the prior as its YAML block."""
         return dict(self.weights) if self.weights else {"center": self.center, "width": self.width}

@@ -86,7 +86,7 @@ def _build_own(plan: Plan, seed: int, known: KnownTrials) -> BaseSampler:
         return QMCSampler(
             seed=plan.config.seed,
             scramble=True,
-            independent_sampler=RandomSampler(seed=seed),
+            independent_sampler=start,
             warn_independent_sampling=False,
         )
     return start
