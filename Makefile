@@ -9,6 +9,8 @@ DATA   ?= ../shared/data
 # two at once keep two cores busy
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -rR --durations=25
+# where this is set, each of some hundred processes would compile the whole package for itself
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
@@ -39,10 +41,10 @@ train: install  ## train one model; BEST=multirun/STUDY trains what a search fou
 	$(BIN)/python launch.py $(if $(BEST),--config-dir $(CONFIG_DIR) --config-name $(CONFIG_NAME)) $(ARGS)
 
 test: install  ## run all the tests, WORKERS=2 at once; ARGS=tests/unit/test_x.py runs some
-	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	$(PYTEST) $(PARALLEL) $(ARGS)
 
 test-fast: install  ## run the unit tests and one small search, in a few minutes
-	$(BIN)/python -m pytest $(PARALLEL) tests/unit tests/cli/test_smoke.py $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/unit tests/cli/test_smoke.py $(ARGS)
 
 gpu: install  ## run the tests of a GPU, in 10 minutes at most; without one those that a CPU can do, and a loud line
 	$(BIN)/python -m pytest tests/gpu $(ARGS)

@@ -1,6 +1,6 @@
 """All measurements, one after the other, on a machine that does nothing else.
 
-make bench                               all of them; about an hour on two cores
+make bench                               all of them; about six hours on two cores, of which quality takes five
 make bench DATA=FOLDER                   FOLDER holds crossner/music and wnut17; the default is ../shared/data
 .venv/bin/python bench noop peer         some of them, by the name of their script
 
@@ -37,6 +37,9 @@ RUNS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ),
     ("ablation", (), MUSIC),
     ("memory", (), MUSIC),
+    ("start", (), None),
+    ("decode", (), "."),
+    ("quality", ("--sets", "sample", "music", "politics", "wnut17_500"), "."),
 )
 
 

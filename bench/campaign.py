@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,11 +41,24 @@ from mistral_ner.hyperopt.study.opening import read_study  # noqa: E402
 
 SECONDS = 0.1  # of a report
 PATIENCE = 600.0  # seconds that a life may take
+LIFE, ENVIRONMENT = HERE / "campaign_life.py", {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
 
 # what a driver writes in the middle of a search, and at its end; what a worker writes
 _DRIVER_WRITES = (("study.journal", 30), ("config.yaml", 3))
 _RESULTS = ("summary.json", "trials.csv", "best_config.yaml", "report.html")
 _WORKER_WRITES = ("checkpoint.json", "result.json")
+
+
+# Starts campaign_life.py with what it is told, as JSON; its output goes to the end of a file.
+Start = Callable[[str, Path], "subprocess.Popen[bytes]"]
+
+
+def start_life(told: str, log: Path) -> subprocess.Popen[bytes]:
+    """Start a new process that leads the search."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, str(LIFE), told], env=ENVIRONMENT, stdout=file, stderr=file, start_new_session=True
+        )
 
 
 @dataclass
@@ -56,6 +70,7 @@ class Campaign:
     rng: random.Random
     unbroken: dict[int, FrozenTrial]
     trials: int
+    start: Start
     figures: Figures = field(default_factory=Figures)
     _ended: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     _started: set[psutil.Process] = field(default_factory=set)
@@ -139,10 +154,7 @@ class Campaign:
             "seconds": SECONDS,
             "order": order,
         }
-        command = [sys.executable, str(HERE / "campaign_life.py"), json.dumps(told)]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
-        with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        return self.start(json.dumps(told), self.folder / "log.txt")
 
     def _worker(self, process: subprocess.Popen[bytes], kind: str) -> bool:
         """Kill a worker of this driver's own Ray, or have one die in its next write; returns whether there was one."""
@@ -277,7 +289,7 @@ def _is_a_worker_at_work(process: psutil.Process) -> bool:
     return title.startswith("ray::") and "IDLE" not in title and "Agent" not in title
 
 
-def unbroken(case: Case, folder: Path, trials: int) -> dict[int, FrozenTrial]:
+def unbroken(case: Case, folder: Path, trials: int, start: Start) -> dict[int, FrozenTrial]:
     """Return what an unbroken search proposes, by trial; nothing where that depends on who comes first."""
     if case.in_ray and case.strategy in ("combined", "optuna"):
         return {}
@@ -285,18 +297,25 @@ def unbroken(case: Case, folder: Path, trials: int) -> dict[int, FrozenTrial]:
     same.pop("asha_type", None)
     strategy = "random" if case.strategy == "asha" else case.strategy
     told = {"folder": str(folder), "strategy": strategy, "hyperopt": {"num_trials": trials, **same}}
-    command = [sys.executable, str(HERE / "campaign_life.py"), json.dumps({**told, "seconds": 0.0, "order": None})]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
-    subprocess.run(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    folder.mkdir()
+    process = start(json.dumps({**told, "seconds": 0.0, "order": None}), folder / "log.txt")
+    assert process.wait(PATIENCE) == 0, (folder / "log.txt").read_text()
     return {trial.number: trial for trial in read_study(folder / "s").trials}
 
 
-def campaign(case: Case, seed: int, trials: int = 14) -> Figures:
-    """Run one case of the campaign, a search of so many trials, in a folder that is removed afterwards."""
+def campaign(case: Case, seed: int, trials: int = 14, start: Start = start_life) -> Figures:
+    """Run one case of the campaign, a search of so many trials, in a folder that is removed afterwards.
+
+    Args:
+        case: the search, and what is killed.
+        seed: of the moments.
+        trials: of the search.
+        start: starts each process that leads the search.
+    """
     with tempfile.TemporaryDirectory(prefix="campaign", ignore_cleanup_errors=True) as made:
         folder = Path(made)
-        expected = unbroken(case, folder / "unbroken", trials)
-        return Campaign(case, folder / "killed", random.Random(f"{seed} {case.name}"), expected, trials).run()
+        expected = unbroken(case, folder / "unbroken", trials, start)
+        return Campaign(case, folder / "killed", random.Random(f"{seed} {case.name}"), expected, trials, start).run()
 
 
 def main() -> None:

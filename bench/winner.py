@@ -123,15 +123,20 @@ def _difference(folder: Path, final: dict[str, Any]) -> dict[str, Any]:
     default = next(r for r in final["settings"] if r["default"])
     counts = []
     for result in (final["settings"][0], default):
-        name = "default" if result["trial"] is None else trial_name(result["trial"])
-        runs = [folder / "final/candidates" / f"{name}_seed_{seed}" for seed in final["seeds"]]
-        counts.append([_score(run, "test").counts for run in runs])
+        counts.append([_score(run, "test").counts for run in _folders(folder, result)])
     difference = resample_f1(counts[0]) - resample_f1(counts[1])
     return {
         "mean": float(difference.mean()),
         "interval": interval(difference),
         "distinguishable": distinguishable(*counts),
     }
+
+
+def _folders(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """Return the folders of a result's trainings; the first may be the trial itself."""
+    name = "default" if result["trial"] is None else trial_name(result["trial"])
+    again = [folder / "final/candidates" / f"{name}_seed_{seed}" for seed in result["dev"]]
+    return [run if run.is_dir() else folder / name for run in again]
 
 
 def _score(folder: Path, split: str) -> Score:

@@ -9,7 +9,12 @@ __version__ = "0.1.0"
 # as another process wants the same cores. Processes that are started from here inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# transformers and peft import bitsandbytes wherever it is installed, which then warns of a speed-up nobody asked for
+# Before CUDA is used: batches of many lengths leave gaps between blocks of fixed size. torch's older name for the same
+# variable goes first where somebody has set it.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+# bitsandbytes, where it is imported, warns of a speed-up that nobody asked for
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 if not os.environ.get("MISTRAL_NER_CACHE", "unset"):
     del os.environ["MISTRAL_NER_CACHE"]  # an empty name would mean the working directory

@@ -62,7 +62,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _order(path: Path) -> int:
-    return LONGEST.index(path.stem) if path.stem in LONGEST else len(LONGEST)
+    """The files that take longest, then those that start processes, then unit tests, which fill what is left."""
+    if path.stem in LONGEST:
+        return LONGEST.index(path.stem)
+    return len(LONGEST) + (path.parent.name == "unit")
 
 
 @pytest.fixture

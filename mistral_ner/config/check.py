@@ -124,6 +124,11 @@ def _cross_key_faults(config: Config) -> list[Fault]:
     if training.num_epochs is None and training.min_epochs > training.max_epochs:
         rule = f"must be at most training.max_epochs={training.max_epochs:g}, found {training.min_epochs:g}"
         faults.append(Fault("training.min_epochs", rule, f"training.min_epochs={training.max_epochs:g}"))
+    warm = config.hyperopt.warm_start
+    named = warm if isinstance(warm, list) else [warm]
+    if warm is not None and not all(isinstance(one, str | int) and not isinstance(one, bool) for one in named):
+        rule = f"must be an earlier study's name or folder, or a list of them, found {warm!r}"
+        faults.append(Fault("hyperopt.warm_start", rule, "hyperopt.warm_start=NAME, or hyperopt.warm_start=[A,B]"))
     if config.hyperopt.enabled and config.hyperopt.strategy == "none":
         faults.append(Fault("hyperopt.enabled", "true needs a strategy, found none", "hyperopt=combined"))
     if config.hyperopt.dry_run and config.hyperopt.strategy == "none":

@@ -43,7 +43,7 @@ class ModelConfig:
     dtype: str = _value("auto", choices=("auto", "float32", "bfloat16", "float16"))  # of the frozen weights
     quantization: str = _value("none", choices=("none", "8bit", "4bit"))
     attention: str = _value("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = _value(False, words=("auto",))  # auto: unless the plan says that memory does
     bidirectional: bool = False  # decoders only: remove the causal mask
     resize_embeddings: bool = False  # train a row for each token of the tokenizer that has no embedding
     trust_remote_code: bool = False
@@ -57,6 +57,10 @@ class ModelConfig:
     lora_layers: str = "all"  # or top:N, the N layers next to the head
     frozen_prefix: bool | None = None  # keep the activations below them on disk; null: if it pays
     use_rslora: bool = False  # scale by alpha / sqrt(r), https://arxiv.org/abs/2312.03732
+
+
+# what may differ between trials that go through the base model together
+OF_A_TRIAL = ("lora_r", "lora_alpha", "lora_alpha_ratio", "lora_dropout", "lora_target_modules", "use_rslora")
 
 
 @dataclass
@@ -135,6 +139,7 @@ class BudgetConfig:
     num_trials: int = _value(20, low=1)
     max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
     timeout: float | None = _value(None, above=0)  # seconds
+    final_share: float | None = _value(1.0, above=0)  # of the search's time, for the final trainings; null: no limit
 
 
 @dataclass
@@ -142,8 +147,9 @@ class FinalConfig:
     """How the winner is chosen among the best trials, and trained."""
 
     enabled: bool = True  # false: the best single trial is the final model as it is
-    top_k: int = _value(3, low=1)  # settings that are trained again
-    seeds: int = _value(3, low=1)  # trainings of each of them
+    top_k: int = _value(3, low=1)  # settings that are trained again, beside the default config
+    seeds: int = _value(3, low=1)  # of each of them, that of the search included
+    share: float | None = _value(1.0, above=0)  # of the search's training time; null: no limit
 
 
 @dataclass
@@ -154,6 +160,7 @@ class HyperoptConfig:
     enabled: bool | None = None  # null: follows from strategy, with which it must agree
     num_trials: int = _value(20, low=1)
     max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
+    trials_per_pass: int = _value(1, low=1)  # trials of a worker that go through the base model together
     timeout: float | None = _value(None, above=0)  # seconds
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))
@@ -164,7 +171,8 @@ class HyperoptConfig:
     enqueue_default: bool = True  # the first trial has the config's own values, if the space holds them
     enqueue: list[dict[str, Any]] = field(default_factory=list)  # settings tried first, by parameter name
     constraints: list[str] = field(default_factory=list)  # expressions over parameters that every trial must meet
-    warm_start: str | None = None  # an earlier study (its name or folder) whose trials inform the sampler
+    # earlier studies (names or folders, one or a list) whose trials inform the sampler
+    warm_start: Any = None
     resume: bool = False  # go on with the study of this name
     max_failures: int = _value(1, low=0)  # of one trial, from transient causes; it goes on from its last report
     max_failure_rate: float = _value(0.3333, low=0, high=1)  # of at least six trials; a higher rate ends the search
@@ -194,6 +202,12 @@ class HyperoptConfig:
     save_best_config: str | None = None  # also write best_config.yaml there
     dry_run: bool = False
     trial: int | None = _value(None, low=0)  # set by an engine: the trial that this job runs
+
+    @property
+    def earlier_studies(self) -> list[str]:
+        """The studies of ``warm_start``."""
+        named = [] if self.warm_start is None else self.warm_start
+        return [str(one) for one in (named if isinstance(named, list) else [named])]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mistral_ner.config.schema import Config
 from mistral_ner.environment import forget_other_launchers
+from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.spec.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,11 @@ def run_search(plan: Plan, objective: Objective | None = None, launcher: Any = N
     Raises:
         UserError: as for :func:`search`.
     """
+    if objective is not None and (together := plan.config.hyperopt.trials_per_pass) > 1:
+        raise UserError(
+            f"hyperopt.trials_per_pass={together}: only the default objective, which trains a tagger, shares "
+            "passes of the base model; fix: hyperopt.trials_per_pass=1"
+        )
     if objective is None:  # data or a model that cannot be read is found before a study exists
         from mistral_ner.training.inputs import check_inputs
 
@@ -71,6 +77,7 @@ def run_search(plan: Plan, objective: Objective | None = None, launcher: Any = N
         log.info("what was read:\n%s", describe_data(plan.config, splits))
         _check_memory(plan, launcher)
         _check_lengths(plan)
+        _check_kind(plan)
     if plan.asha:
         from mistral_ner.hyperopt.engines import ray_tune
 
@@ -107,6 +114,20 @@ def _check_lengths(plan: Plan) -> None:
         if parameter.path == "data.max_length":
             for length in parameter.extremes():
                 choose_max_length(plan.config.model, length)
+
+
+def _check_kind(plan: Plan) -> None:
+    """Check that trials can go through the model together, if they are to.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if plan.config.hyperopt.trials_per_pass > 1:
+        from mistral_ner.model.together.network import check_kind
+
+        lengths = [one.extremes() for one in plan.space if one.path == "data.max_length"]
+        longest = max(lengths[0]) if lengths else plan.config.data.max_length
+        check_kind(plan.config.model, longest)
 
 
 def without_hydra(cfg: DictConfig | Mapping[str, Any] | Config) -> DictConfig | Mapping[str, Any] | Config:

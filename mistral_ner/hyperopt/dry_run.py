@@ -42,11 +42,13 @@ def describe(plan: Plan) -> None:
         facts.add_row("constraint", constraint.text)
     facts.add_row("reports", expected_reports(plan))
     facts.add_row("training", length(plan.config.training))
+    facts.add_row("final", final_trainings(plan))
     console.print(facts)
     space = Table("parameter", "path", "values", box=None, pad_edge=False)
     for parameter in plan.space:
         when = "".join(f" when {name}={value}" for name, value in parameter.when)
-        space.add_row(parameter.name, parameter.path, f"{parameter}{when}")
+        prior = "" if parameter.prior is None else f" {parameter.prior}"
+        space.add_row(parameter.name, parameter.path, f"{parameter}{when}{prior}")
     console.print()
     console.print(space)
     for number, values in enumerate(plan.enqueued):
@@ -84,6 +86,8 @@ def budget(plan: Plan) -> str:
     """Return every budget that is set."""
     hyperopt = plan.config.hyperopt
     parts = [f"{hyperopt.num_trials} trials, {plan.at_once} at once"]
+    if hyperopt.trials_per_pass > 1:
+        parts.append(f"{hyperopt.trials_per_pass} in a pass")
     if plan.settings is not None and len(plan.settings) < hyperopt.num_trials:
         parts.append(f"ending after {len(plan.settings)}, since the search space holds no more settings")
     limits = {"{:g} s": hyperopt.timeout, "{} reports": hyperopt.max_reports, "until {:g}": hyperopt.target}
@@ -95,6 +99,15 @@ def length(training: TrainingConfig) -> str:
     if training.num_epochs is not None:
         return f"{training.num_epochs:g} epochs"
     return f"{training.min_steps} optimiser steps, within {training.min_epochs:g} to {training.max_epochs:g} epochs"
+
+
+def final_trainings(plan: Plan) -> str:
+    """Return what races for the final model."""
+    final = plan.config.hyperopt.final
+    if not final.enabled:
+        return "the best single trial (hyperopt.final.enabled=false)"
+    limit = "without a limit of time" if final.share is None else f"in at most {final.share:g} of the search's time"
+    return f"the {final.top_k} best settings and the default config, up to {final.seeds} seeds each, {limit}"
 
 
 def expected_reports(plan: Plan) -> str:

@@ -98,7 +98,7 @@ class OptunaStudySweeper(_StudySweeper):
         task = super()._task()
         # Hydra's own launcher runs one job after the other: each has the machine
         if task.hyperopt.max_concurrent is None and "BasicLauncher" in self.composed.hydra.launcher._target_:
-            task.hyperopt.max_concurrent = 1
+            task.hyperopt.max_concurrent = task.hyperopt.trials_per_pass
         if "SlurmLauncher" in self.composed.hydra.launcher._target_:
             self._leave_to_slurm(task)
         return task

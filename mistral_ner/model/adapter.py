@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -25,6 +22,15 @@ from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.model.base import NoHead, added_tokens, base_model, fixed_rng, forget_base
 from mistral_ner.model.layers import frozen_layers, layer_stack, switch_off_dropout
+from mistral_ner.model.lora import (
+    BaseTunerLayer,
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    TrainableTokensWrapper,
+    get_peft_model,
+    without_bitsandbytes,
+)
 from mistral_ner.model.targets import lora_targets
 
 
@@ -109,20 +115,21 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     more = _only_upper(targets, base, frozen) if frozen else {}
     if added := list(added_tokens(base)):
         more["trainable_token_indices"] = {_embeddings_name(base): added}
-    bare = _remember(base, model.gradient_checkpointing)
+    bare = _remember(base, bool(model.gradient_checkpointing))
     base.mistral_ner_bare = bare  # type: ignore[assignment]
     _set_labels(base, labels)
     bare.dropout += switch_off_dropout(base, frozen)
     if model.bidirectional:
-        _uncover(base)
-    with fixed_rng(seed), warnings.catch_warnings():
+        let_see_both_sides(base)
+    # quantised layers need it, and have imported it by now
+    with fixed_rng(seed), warnings.catch_warnings(), without_bitsandbytes():
         # peft reads a property of transformers by its old name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
         attached = cast(PeftModel, get_peft_model(base, _lora_config(model, targets, bare.head_name, more)))
     if model.gradient_checkpointing:
         # after peft: both hook the embeddings to require gradients, and only the last hook would be removed again
-        _switch_checkpointing_on(base, model)
+        switch_checkpointing_on(base, model)
     # peft takes the base's own name, which is empty for random weights
     attached.peft_config["default"].base_model_name_or_path = model.model_name
     return attached
@@ -130,7 +137,7 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
 
 def _attach_whole(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], seed: int) -> PreTrainedModel:
     """Let ``base`` train float32 copies of its weights: in 16 bits most updates would be rounded away."""
-    bare = _remember(base, model.gradient_checkpointing)
+    bare = _remember(base, bool(model.gradient_checkpointing))
     base.mistral_ner_bare = bare  # type: ignore[assignment]
     for tensor in (*base.parameters(), *base.buffers()):
         bare.weights.append((tensor, tensor.data))
@@ -138,11 +145,11 @@ def _attach_whole(model: ModelConfig, base: PreTrainedModel, labels: Sequence[st
         tensor.data = tensor.data.to(dtype=torch.float32 if trained else tensor.dtype, copy=True)
     _set_labels(base, labels)
     if model.bidirectional:
-        _uncover(base)
+        let_see_both_sides(base)
     with fixed_rng(seed):
         setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
     if model.gradient_checkpointing:
-        _switch_checkpointing_on(base, model)
+        switch_checkpointing_on(base, model)
     return base.requires_grad_(True)
 
 
@@ -202,7 +209,7 @@ def _set_labels(base: PreTrainedModel, labels: Sequence[str]) -> None:
     base.num_labels = len(labels)  # type: ignore[assignment]
 
 
-def _uncover(base: PreTrainedModel) -> None:
+def let_see_both_sides(base: PreTrainedModel) -> None:
     """Let every token see both sides; no change for an encoder, whose tokens do so already."""
     base.config.is_causal = False  # the masks
     for module in base.modules():
@@ -210,9 +217,10 @@ def _uncover(base: PreTrainedModel) -> None:
             module.is_causal = False  # type: ignore[assignment]  # flash attention reads it from the layer and builds no mask
 
 
-def _switch_checkpointing_on(base: PreTrainedModel, model: ModelConfig) -> None:
+def switch_checkpointing_on(base: PreTrainedModel, model: ModelConfig, **more: Any) -> None:
+    """Let ``base`` compute its activations again; ``more`` goes to torch's ``checkpoint``."""
     # an 8-bit layer keeps its input where only re-entrant checkpointing drops it (bitsandbytes 0.50)
-    _checkpointing_method(base, "enable")({"use_reentrant": model.quantization == "8bit"})
+    _checkpointing_method(base, "enable")({"use_reentrant": model.quantization == "8bit", **more})
 
 
 def _checkpointing_method(base: PreTrainedModel, verb: str) -> Callable[..., None]:

@@ -47,7 +47,7 @@ def choose_max_length(model: ModelConfig, wanted: int | str) -> int:
         ConfigError: the model has fewer positions; the fix names the largest number.
         UserError: there is no such model.
     """
-    limit = find_limit(_read_config(model))
+    limit = find_limit(read_model_config(model))
     if isinstance(wanted, str):
         return min(AUTO, limit or AUTO)
     if limit is not None and wanted > limit:
@@ -69,7 +69,7 @@ def check_vocabulary(model: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> 
     """
     if model.random_init is not None:  # built for its tokenizer
         return
-    rows = getattr(_read_config(model), "vocab_size", None)
+    rows = getattr(read_model_config(model), "vocab_size", None)
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if rows and number >= rows}
     if model.resize_embeddings and max(beyond.values(), default=0) < len(tokenizer):
         if beyond:
@@ -97,7 +97,8 @@ def _some(beyond: dict[str, int]) -> tuple[int, str]:
     return len(names), ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _read_config(model: ModelConfig) -> Any:
+def read_model_config(model: ModelConfig) -> Any:
+    """Return the transformers config of a model; of one with random weights what decides which windows it reads."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if model.random_init is None:
@@ -107,7 +108,7 @@ def _read_config(model: ModelConfig) -> Any:
     if kind not in CONFIG_MAPPING:  # said when the model is built
         return None
     config = CONFIG_MAPPING[kind]()
-    for name in ("max_position_embeddings", "position_biased_input"):
+    for name in ("max_position_embeddings", "position_biased_input", "sliding_window"):
         if name in model.random_init:
             setattr(config, name, model.random_init[name])
     config.pad_token_id = 0  # as the model is built

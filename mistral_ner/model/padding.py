@@ -46,7 +46,7 @@ def mask_without_waiting(model: Any, mask: torch.Tensor) -> torch.Tensor:
     """Return the mask of the attention itself, (rows, 1, tokens, tokens), for the mask of a batch, (rows, tokens).
 
     transformers looks into the latter for padding, and on a GPU the host then waits for everything before. Other
-    networks than :data:`_MASKED_ONCE`, other implementations of attention than sdpa, and the CPU, where there is
+    networks than :data:`MASKED_ONCE`, other implementations of attention than sdpa, and the CPU, where there is
     nothing to wait for, get ``mask`` back.
 
     Args:
@@ -62,7 +62,7 @@ def mask_without_waiting(model: Any, mask: torch.Tensor) -> torch.Tensor:
 def takes_whole_mask(config: Any, tokens: int) -> bool:
     """Whether a network takes the mask of the attention itself, the same for all its layers."""
     window = getattr(config, "sliding_window", None)
-    known = config.model_type in _MASKED_ONCE and config._attn_implementation == "sdpa"
+    known = config.model_type in MASKED_ONCE and config._attn_implementation == "sdpa"
     return known and (window is None or window > tokens)
 
 
@@ -76,7 +76,7 @@ def whole_mask(config: Any, mask: torch.Tensor) -> torch.Tensor:
 
 
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-_MASKED_ONCE = (*_DECODERS, "bert", "roberta", "xlm-roberta")  # each is tested: transformers takes the mask as it is
+MASKED_ONCE = (*_DECODERS, "bert", "roberta", "xlm-roberta")  # each is tested: transformers takes the mask as it is
 _SENTENCE = [2, 5, 6, 7]
 _BESIDE = 8  # masked tokens
 

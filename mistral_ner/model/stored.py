@@ -20,7 +20,6 @@ from typing import cast
 
 import torch
 import yaml
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -34,6 +33,7 @@ from mistral_ner.metrics import entity_types
 from mistral_ner.model.adapter import Head, attach, lend_model
 from mistral_ner.model.base import forget_base, load_base, quiet
 from mistral_ner.model.hardware import HEADS, device, frozen_dtype
+from mistral_ner.model.lora import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from mistral_ner.model.source import check_weights
 from mistral_ner.model.tokenizer import load_saved_tokenizer
 

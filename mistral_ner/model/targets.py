@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import Conv1D, PreTrainedModel
 
 from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import UserError, nearest
 from mistral_ner.model.hardware import HEADS
+from mistral_ner.model.lora import TARGETS_OF_TYPES
 
 # attention and feed-forward of Llama, Mistral, Qwen, Gemma and similar networks: for decoders, adapters on every linear
 # layer matter more than their rank (QLoRA, section 4, https://arxiv.org/abs/2305.14314)
@@ -31,7 +31,7 @@ def lora_targets(model: ModelConfig, base: PreTrainedModel) -> list[str] | str:
     if wanted == "auto":
         if set(_LLAMA_LIKE) <= set(names):
             return _LLAMA_LIKE
-        chosen = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(base.config.model_type, names)
+        chosen = TARGETS_OF_TYPES.get(base.config.model_type, names)
         return chosen if isinstance(chosen, str) else list(chosen)
     for name in wanted:
         _check_target(name, base, names)

@@ -189,6 +189,19 @@ def reports_on_disk(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def finished_value(folder: Path) -> float | None:
+    """Return the metric of a run that has ended and whose adapter is as it was written, else None; changes nothing."""
+    try:
+        state = _state(folder)
+    except ValueError:
+        return None
+    sums = state["files"].get(_ADAPTER) if state and state["finished"] else None
+    if not sums or not (folder / _ADAPTER).is_dir():
+        return None
+    there = files.checksum_files(folder / _ADAPTER)
+    return float(state["best_value"]) if sums.items() <= there.items() else None  # type: ignore[index]
+
+
 def best_report(reports: list[dict[str, Any]], metric: str, sign: int) -> dict[str, Any] | None:
     """Return the report with the highest ``sign * metric``, the first of equals; None if no report has the metric."""
     values = {place: report.get(metric) for place, report in enumerate(reports)}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import mistral_ner.model.lora  # noqa: F401  before transformers' Trainer, which imports peft, too
+
+# isort: split
+
 import logging
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +18,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from mistral_ner import files, locks
 from mistral_ner.config.check import check
@@ -27,6 +30,7 @@ from mistral_ner.model.cpu.dropout import quick_dropout
 from mistral_ner.model.cpu.lora import quick_lora
 from mistral_ner.model.cpu.products import wide_products
 from mistral_ner.model.hardware import precision, usable_precision
+from mistral_ner.model.lora import disable_input_dtype_casting
 from mistral_ner.model.stored import COLUMNS
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation
@@ -35,20 +39,25 @@ from mistral_ner.training.memory import (
     TrainingError,
     light_collections,
     name_memory_errors,
+    plan_for_card,
     refuse_what_cannot_fit,
+    settle_checkpointing,
 )
 from mistral_ner.training.prefix import Prefix, frozen_prefix
 from mistral_ner.training.prepare import prepare
 from mistral_ner.training.schedule import Schedule
+from mistral_ner.training.together import Pass, Seat
 from mistral_ner.training.tracking import track
-from mistral_ner.training.trainer import MICRO_BATCH, NerTrainer, Report, Reporter
+from mistral_ner.training.trainer import MICRO_BATCH, NerTrainer, Report, Reporter, quiet_libraries
 
-__all__ = ["OutOfMemoryError", "Report", "TrainingError", "fit"]
+__all__ = ["OutOfMemoryError", "Report", "TrainingError", "fit", "fit_together"]
+
+Settings = DictConfig | Mapping[str, Any] | Config
 
 log = logging.getLogger(__name__)
 
 
-def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = None) -> float:
+def fit(cfg: Settings, report: Report | None = None, together: Pass | None = None) -> float:
     """Train one configuration and return its metric at its best report.
 
     Everything is kept in ``cfg.output_dir``. Called again on the same folder, it continues a training that was cut
@@ -59,6 +68,7 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
         cfg: the composed config, or its parts with defaults for the rest.
         report: called as ``report(number, metrics)`` after every evaluation, once its state is on disk; ``number``
             counts from 1. It returns True to stop the training.
+        together: the pass that other threads' trainings share with this one.
 
     Raises:
         ConfigError: names every fault of the config, before anything is loaded.
@@ -70,11 +80,42 @@ def fit(cfg: DictConfig | Mapping[str, Any] | Config, report: Report | None = No
     forget_other_launchers()
     config.training.threads = _use_threads(config.training.threads)
     named = name_memory_errors("the model", "a smaller model, or model.quantization=4bit")
-    with locks.hold_folder(Path(config.output_dir)), named, wide_products():
-        return _train_within_memory(config, Progress.open(config), report).best_value
+    with locks.hold_folder(Path(config.output_dir)), ExitStack() as stack:
+        seat = stack.enter_context(together.seat(config.training.threads)) if together is not None else None
+        with named, wide_products():
+            report = seat.away(report) if seat is not None else report
+            return _train_within_memory(config, Progress.open(config), report, seat).best_value
 
 
-def _train_within_memory(config: Config, progress: Progress, report: Report | None) -> Progress:
+def fit_together(configs: Sequence[Settings], reports: Sequence[Report | None] | None = None) -> list[float]:
+    """Train several configurations at once, as :func:`fit` does each of them, with shared passes through the base.
+
+    The numbers of each are those of :func:`fit`, rounding aside. They may differ in what a trial of a search may
+    change, apart from the keys under ``model`` that are not LoRA's.
+
+    Args:
+        configs: with different ``output_dir``.
+        reports: a callable, or None, for each.
+
+    Returns:
+        The metric of each at its best report.
+
+    Raises:
+        Exception: as :func:`fit`, when all have ended: that of the first that failed.
+    """
+    together = Pass()
+    try:
+        with ThreadPoolExecutor(len(configs)) as threads:
+            running = [
+                threads.submit(fit, config, report, together)
+                for config, report in zip(configs, reports or [None] * len(configs), strict=True)
+            ]
+        return [one.result() for one in running]
+    finally:
+        together.close()
+
+
+def _train_within_memory(config: Config, progress: Progress, report: Report | None, seat: Seat | None) -> Progress:
     """Train from the last report on; if memory runs out and ``training.auto_batch`` is on, with fewer rows at once.
 
     The batches, their order and the optimiser steps stay the same, so the numbers differ by rounding only.
@@ -86,7 +127,7 @@ def _train_within_memory(config: Config, progress: Progress, report: Report | No
     at_once = progress.reports[-1].get(MICRO_BATCH, batch) if progress.reports else batch
     while not progress.finished:
         try:
-            _train(config, progress, report, at_once)
+            _train(config, progress, report, at_once, seat)
             break
         except OutOfMemoryError as error:
             if not config.training.auto_batch or at_once == 1:
@@ -100,13 +141,13 @@ def _train_within_memory(config: Config, progress: Progress, report: Report | No
     return progress
 
 
-def _train(config: Config, progress: Progress, report: Report | None, at_once: int) -> None:
+def _train(config: Config, progress: Progress, report: Report | None, at_once: int, seat: Seat | None) -> None:
     tokenizer, data = prepare(config)
     schedule = Schedule.of(config.training, len(data.train))
     if not progress.is_over(config.training):
-        with light_collections():
+        with light_collections(freeze=seat is None):
             # no name for the reporter here: a failed training's traceback would hold it, and with it the Trainer
-            args = (at_once, tokenizer, data)
+            args = (at_once, tokenizer, data, seat)
             _train_on(config, progress, Reporter(schedule, progress, report, config.training), *args)
     if progress.is_over(config.training):
         _keep_best_adapter(progress, tokenizer, data)
@@ -120,27 +161,24 @@ def _train_on(
     at_once: int,
     tokenizer: PreTrainedTokenizerFast,
     data: Encoded,
+    seat: Seat | None,
 ) -> None:
     """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
-    refuse_what_cannot_fit(config, len(data.labels), len(tokenizer))
+    counts = len(data.labels), len(tokenizer)
+    refuse_what_cannot_fit(config, *counts)
+    settle = settle_checkpointing if seat is None else seat.settle_checkpointing
+    config = settle(config, *counts, at_once)
     pad_id = int(tokenizer.pad_token_id or 0)
     batch = config.training.per_device_train_batch_size
     tokens = max(1, config.training.eval_batch_tokens * at_once // batch)
     config = replace(config, training=replace(config.training, eval_batch_tokens=tokens))
-    with _quiet_libraries(), ExitStack() as stack:
-        model = stack.enter_context(lend_model(config.model, data.labels, config.seed, len(tokenizer)))
+    with nullcontext() if seat is not None else quiet_libraries(), ExitStack() as stack:
+        lend = lend_model if seat is None else seat.lend_model
+        model = stack.enter_context(lend(config.model, data.labels, config.seed, len(tokenizer)))
         number_format = usable_precision(model, config.training.precision)
         config = replace(config, training=replace(config.training, precision=number_format))
-        stack.enter_context(
-            name_memory_errors(
-                f"{at_once} of {batch} sentences of a batch",
-                "training.auto_batch=true, or a smaller training.per_device_train_batch_size",
-            )
-        )
-        stack.enter_context(quick_dropout(model))
-        stack.enter_context(quick_lora(model))
-        stack.enter_context(quick_attention(model, config))
-        prefix = stack.enter_context(_prefix_in_use(config, model, data, pad_id))
+        stack.enter_context(_computing(model, config, at_once))
+        prefix = None if seat is not None else stack.enter_context(_prefix_in_use(config, model, data, pad_id))
         trackers = stack.enter_context(track(config))
         trainer = NerTrainer(
             model=model,
@@ -149,13 +187,32 @@ def _train_on(
             evaluation=Evaluation.of(data, "dev", tokens, prefix.dev if prefix else None, config.training.precision),
             pad_id=pad_id,
             micro_batch=at_once,
+            seat=seat,
+            planned_gb=None if seat is not None else plan_for_card(config, *counts, at_once),
             callbacks=[reporter],
         )
         reporter.trainer = trainer
+        if seat is not None:
+            stack.enter_context(seat.take(model, config.model, config.training.precision))
         set_seed(config.seed)
         start = progress.checkpoints / progress.checkpoint if progress.checkpoint else None
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         del trainer, reporter.trainer, model
+
+
+@contextmanager
+def _computing(model: Any, config: Config, at_once: int) -> Iterator[None]:
+    """Let the model compute as quickly as it can, and name what is too large for the memory."""
+    what = f"{at_once} of {config.training.per_device_train_batch_size} sentences of a batch"
+    with (
+        name_memory_errors(what, "training.auto_batch=true, or a smaller training.per_device_train_batch_size"),
+        # peft would cast LoRA's inputs to float32, and autocast a copy of them back
+        disable_input_dtype_casting(model, active=config.training.precision != "fp32"),
+        quick_dropout(model),
+        quick_lora(model),
+        quick_attention(model, config),
+    ):
+        yield
 
 
 @contextmanager
@@ -233,16 +290,3 @@ def _keep_best_adapter(progress: Progress, tokenizer: PreTrainedTokenizerFast, d
     files.write_json(temporary / "report.json", progress.best_report)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep notes that the libraries address to developers off the screen."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|torch)\.")
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)

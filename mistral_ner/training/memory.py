@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
-from mistral_ner.model.memory.plan import memory_of_machine, plan_memory
+from mistral_ner.model.limits import choose_max_length
+from mistral_ner.model.memory.plan import fits_whole, memory_of_machine, plan_memory, room_of_process
+
+log = logging.getLogger(__name__)
 
 
 class TrainingError(UserError):
@@ -25,7 +30,7 @@ class OutOfMemoryError(TrainingError):
 
 
 @contextmanager
-def light_collections() -> Iterator[None]:
+def light_collections(freeze: bool = True) -> Iterator[None]:
     """Free what a training leaves behind, without a search through all objects of the libraries.
 
     Trainer and its callbacks refer to each other, so only the garbage collector frees them; Trainer also collects when
@@ -33,9 +38,13 @@ def light_collections() -> Iterator[None]:
     before, it takes no time.
 
     Use it around the call of the function that trains, not inside: a failed one can only be freed once it is left.
+
+    Args:
+        freeze: False where the objects are frozen already, for several trainings together.
     """
     handled = sys.exception()
-    gc.freeze()
+    if freeze:
+        gc.freeze()
     try:
         yield
     except BaseException as error:
@@ -43,7 +52,8 @@ def light_collections() -> Iterator[None]:
         raise
     finally:
         free_memory()
-        gc.unfreeze()
+        if freeze:
+            gc.unfreeze()
 
 
 def _clear_frames(error: BaseException, handled: BaseException | None) -> None:
@@ -70,6 +80,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def peak_on_card() -> float | None:
+    """Return the most gigabytes that this process has held on its GPU since the last call; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
 def refuse_what_cannot_fit(config: Config, labels: int, vocab_size: int) -> None:
     """Refuse a training whose weights and optimiser alone need more memory than there is, before anything is loaded.
 
@@ -94,6 +113,40 @@ def refuse_what_cannot_fit(config: Config, labels: int, vocab_size: int) -> None
         f"{place} has {room / 1e9:.0f} GB: {plan.weights / 1e9:.1f} GB of weights, and {plan.numbers / 1e6:,.0f} "
         f"million trained numbers with gradient and optimiser, 16 bytes each, {plan.trained / 1e9:.1f} GB\n  fix: {fix}"
     )
+
+
+def settle_checkpointing(config: Config, labels: int, vocab_size: int, rows: int, trials: int = 1) -> Config:
+    """Return the config with ``model.gradient_checkpointing=auto`` settled: off if the plan says that memory does.
+
+    Args:
+        config: the training.
+        labels: outputs of the head.
+        vocab_size: entries of the tokenizer.
+        rows: sentences that go through the network at once.
+        trials: trainings that share its passes, itself included.
+
+    Raises:
+        UserError: as :func:`mistral_ner.model.memory.plan.plan_memory`.
+    """
+    if config.model.gradient_checkpointing != "auto":
+        return config
+    again = not fits_whole(*_asked(config, labels, vocab_size, rows), room_of_process(), trials)
+    log.info("model.gradient_checkpointing=auto: activations are %s", "computed again" if again else "kept")
+    return replace(config, model=replace(config.model, gradient_checkpointing=again))
+
+
+def plan_for_card(config: Config, labels: int, vocab_size: int, rows: int) -> float | None:
+    """Return the gigabytes that the GPU should show at the peak, with arguments as above; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    total = plan_memory(*_asked(config, labels, vocab_size, rows)).total
+    return None if total is None else total / 1e9
+
+
+def _asked(config: Config, labels: int, vocab_size: int, rows: int) -> tuple[Config, int, int, int, bool]:
+    training = replace(config.training, per_device_train_batch_size=rows)
+    length = choose_max_length(config.model, config.data.max_length)
+    return replace(config, training=training), labels, vocab_size, length, torch.cuda.is_available()
 
 
 @contextmanager

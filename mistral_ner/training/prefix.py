@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from mistral_ner import files
@@ -34,6 +33,7 @@ from mistral_ner.errors import UserError
 from mistral_ner.model.base import added_tokens
 from mistral_ner.model.hardware import autocast, precision
 from mistral_ner.model.layers import SKIPPABLE, compute_activations, frozen_layers, frozen_modules, skip_layers
+from mistral_ner.model.lora import PeftModel
 from mistral_ner.training.batches import batches_by_tokens, collate
 
 log = logging.getLogger(__name__)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import mistral_ner.model.lora  # noqa: F401  before transformers' Trainer, which imports peft, too
+
+# isort: split
+
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from mistral_ner.config.schema import TrainingConfig
 from mistral_ner.data.rows import Row
@@ -20,7 +27,7 @@ from mistral_ner.model.padding import mask_without_waiting
 from mistral_ner.training.batches import ByLength, choose_width, collate, pieces
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation, MeanLoss
-from mistral_ner.training.memory import TrainingError
+from mistral_ner.training.memory import TrainingError, peak_on_card
 from mistral_ner.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -39,10 +46,21 @@ class NerTrainer(Trainer):
         pad_id: the tokenizer's.
         micro_batch: rows that go through the network at once; a larger batch goes in pieces, whose gradients add up
             to those of the batch. None: the whole batch.
+        seat: its place among the trainings that go through the network together; None: it is alone.
+        planned_gb: memory that a step is expected to take, to compare with the GPU's; None: not known.
         kwargs: Trainer's own.
     """
 
-    def __init__(self, *, evaluation: Evaluation, pad_id: int, micro_batch: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        evaluation: Evaluation,
+        pad_id: int,
+        micro_batch: int | None = None,
+        seat: Any = None,
+        planned_gb: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         positions = find_limit(getattr(kwargs["model"], "config", None))
         super().__init__(
             data_collator=lambda rows: _collate(rows, pad_id, positions),
@@ -52,6 +70,7 @@ class NerTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # the receiver of the reports prints them
         self.evaluation = evaluation
         self.pad_id = pad_id
+        self.seat, self.planned_gb = seat, planned_gb
         self.micro_batch = micro_batch or self.args.train_batch_size
         model: Any = self.model
         self.trained_parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
@@ -87,10 +106,21 @@ class NerTrainer(Trainer):
         loss = torch.zeros_like(self._loss)
         lengths = inputs.pop(LENGTHS)
         for piece in pieces(inputs, lengths, self.micro_batch):
-            piece["attention_mask"] = mask_without_waiting(model, piece["attention_mask"])
+            if self.seat is None:
+                piece["attention_mask"] = mask_without_waiting(model, piece["attention_mask"])
             loss += super().training_step(model, piece, num_items_in_batch).detach()
+            if self.seat is not None:
+                self.seat.backward()
         self._loss += loss
         return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a piece; with a seat its logits come from the pass, and gradients go as far as to them."""
+        if self.seat is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return _sum_loss(self.seat.logits(inputs), inputs["labels"]) / num_items_in_batch
 
     def take_train_loss(self, steps: int) -> float:
         """Return the mean training loss of the last ``steps`` optimiser steps and start a new sum.
@@ -110,9 +140,11 @@ class NerTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return ``eval_`` loss, precision, recall and F1 of the evaluation split, overall and per type.
 
-        A search for a small or a fast model can use two more: ``adapter_parameters``, the count of trained numbers
-        (LoRA and head), and ``eval_seconds``, the wall time of this evaluation.
+        A search for a small or a fast model can use three more: ``adapter_parameters``, the count of trained numbers
+        (LoRA and head), ``eval_seconds``, the wall time of this evaluation, and on a GPU ``gpu_memory_gb``, the most
+        that the process held since the report before, trials that share its passes included.
         """
+        peak = peak_on_card()
         began = time.monotonic()
         model: Any = self.model
         model.eval()
@@ -122,6 +154,10 @@ class NerTrainer(Trainer):
         metrics = {f"eval_{name}": value for name, value in scores.items()}
         metrics["eval_seconds"] = round(time.monotonic() - began, 4)
         metrics["adapter_parameters"] = self.trained_parameters
+        if peak is not None:
+            metrics["gpu_memory_gb"] = round(peak, 3)
+            if self.planned_gb is not None:
+                log.info("%.1f GB of the GPU at the peak, planned: %.1f GB", peak, self.planned_gb)
         self.log(dict(metrics))  # a copy: log adds keys
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -137,9 +173,13 @@ def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Ten
 
     The network's own loss is the mean over the piece; Trainer would add up such means.
     """
-    logits = outputs.logits.flatten(0, 1).float()
-    summed = torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-100, reduction="sum")
-    return summed / num_items_in_batch
+    return _sum_loss(outputs.logits, labels) / num_items_in_batch
+
+
+def _sum_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+    )
 
 
 class Reporter(TrainerCallback):
@@ -216,3 +256,16 @@ class Reporter(TrainerCallback):
         assert self.trainer is not None
         rows = self.trainer.micro_batch
         return {MICRO_BATCH: rows} if rows < self.trainer.args.train_batch_size else {}
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep notes that the libraries address to developers off the screen."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|torch)\.")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)

@@ -7,25 +7,37 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import warm
+
 ROOT = Path(__file__).parents[2]
 LAUNCH = str(ROOT / "launch.py")
 
 Done = subprocess.CompletedProcess[str]
 
 
-def launch(folder: Path, *arguments: str, python: tuple[str, ...] = (), **environment: str) -> Done:
-    """Run ``python launch.py ARGUMENTS`` in ``folder``, offline, without this process's settings for Hydra and us."""
+def launch(folder: Path, *arguments: str, python: tuple[str, ...] = (), new: bool = False, **environment: str) -> Done:
+    """Run ``python launch.py ARGUMENTS`` in ``folder``, offline, without this process's settings for Hydra and us.
+
+    Args:
+        folder: the working directory.
+        arguments: what a person types.
+        python: flags of Python, for which a new process is started.
+        new: whether to start a new process; otherwise it is forked, which saves the imports (see :mod:`tests.warm`).
+        environment: more variables.
+    """
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "MISTRAL_NER_", "PYTEST_"))
     }
     env |= {
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(folder / "hf"),
         "MISTRAL_NER_CACHE": str(folder / "cache"),
         "COLUMNS": "200",
         **environment,
     }
+    if not new and not python:
+        return warm.run_text([LAUNCH, *arguments], folder, env)
+    env["HF_HOME"] = str(folder / "hf")
     command = [sys.executable, *python, LAUNCH, *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 

@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from bad_cases import CASES
 from bad_files import GOOD_CONLL, write_configs, write_data, write_models
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,12 +43,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def launch(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``python launch.py ARGUMENTS`` in ``folder``, offline and on one thread."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "PYTEST_"))}
-    cache = str(folder.parent / "cache")
-    env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "MISTRAL_NER_CACHE": cache, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=env | environment, capture_output=True, text=True, check=False, timeout=600
-    )
+    env |= {"PYTHONPATH": str(ROOT), "MISTRAL_NER_CACHE": str(folder.parent / "cache"), **environment}
+    return warm.run_text([str(ROOT / "launch.py"), *arguments], folder, env)
 
 
 def test_the_table_is_long_enough() -> None:

@@ -20,6 +20,12 @@ import yaml
 from command import LAUNCH, ROOT, Done, files_in, launch, shown
 
 HEAVY = {"torch", "ray", "transformers", "optuna", "peft", "datasets"}
+UNUSED_BY_A_TRAINING = {"bitsandbytes.nn"}
+
+
+def imports(done: Done) -> set[str]:
+    """The modules that ``-X importtime`` names."""
+    return set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", done.stderr, re.MULTILINE))
 
 
 # --- asking, without running anything ----------------------------------------------------------------------------
@@ -42,7 +48,7 @@ def test_asking_is_light_and_leaves_nothing(tmp_path: Path, arguments: list[str]
     assert done.returncode == 0, shown(done)
     for text in expected:
         assert text in done.stdout
-    imported = set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", done.stderr, re.MULTILINE))
+    imported = imports(done)
     assert "mistral_ner.hyperopt.sweepers" in imported, "the list of imports was not read"
     assert {name for name in imported if name.split(".")[0] in HEAVY} == set()
     assert files_in(tmp_path) == set()
@@ -70,7 +76,7 @@ def test_shell_completion(tmp_path: Path, line: str, expected: list[str]) -> Non
 
 
 def test_shell_completion_installs(tmp_path: Path) -> None:
-    done = launch(tmp_path, "-sc", "install=bash")
+    done = launch(tmp_path, "-sc", "install=bash", new=True)
     assert done.returncode == 0, shown(done)
     assert "complete -o nospace" in done.stdout
 
@@ -85,8 +91,12 @@ LEFT_BY_A_TRAINING = {
 
 
 def test_one_training(tmp_path: Path, small: list[str]) -> None:
-    done = launch(tmp_path, *small)
+    """In a new process, which imports what it needs and no more."""
+    done = launch(tmp_path, *small, python=("-X", "importtime"))
     assert done.returncode == 0, shown(done)
+    imported = imports(done)
+    assert "torch" in imported
+    assert imported & UNUSED_BY_A_TRAINING == set()
     (folder,) = (tmp_path / "outputs").glob("*/*")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d", folder.relative_to(tmp_path / "outputs").as_posix())
     assert files_in(folder) >= LEFT_BY_A_TRAINING

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mistral_ner.predict.__main__ import main
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,20 +37,25 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any], 
     return folder / "run"
 
 
+COMMAND = ["-m", "mistral_ner.predict"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
 def predict(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "mistral_ner.predict", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        input=stdin,
-        capture_output=True,
-        check=False,
-    )
+    return warm.run([*COMMAND, *map(str, arguments)], ROOT, ENVIRONMENT, stdin=stdin)
 
 
 def test_standard_input_comes_back_whole(model: Path) -> None:
+    """Through a pipe, in a new process."""
     texts = ["Ada Li saw Oslo .", "", "東京 \u202eعربي\u202c 👩\u200d👩\u200d👧 a\0b", "  Bo Li left Rome . "]
-    done = predict(model, stdin="\n".join(texts).encode())
+    done = subprocess.run(
+        [sys.executable, *COMMAND, str(model)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        input="\n".join(texts).encode(),
+        capture_output=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     rows = [json.loads(line) for line in done.stdout.decode().split("\n")[:-1]]
     assert [row["text"] for row in rows] == texts
@@ -89,19 +95,19 @@ def test_a_killed_run_goes_on_where_it_was(model: Path, tmp_path: Path) -> None:
     block = "Ada Li saw Oslo .\nBo Li left Rome .\n" * 40 + "we left Lima , " * 80 + "\n\n"
     (tmp_path / "in.txt").write_text(block * 8)
     options = ["--file", tmp_path / "in.txt", "--batch-tokens", 16]
-    command = [sys.executable, "-m", "mistral_ner.predict", str(model), *map(str, options), "--output"]
+    command = [*COMMAND, str(model), *map(str, options), "--output"]
     record = tmp_path / "out.jsonl.part.json"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen([*command, str(tmp_path / "out.jsonl")], env=environment) as process:
-        while not record.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
+    process = warm.Process([*command, str(tmp_path / "out.jsonl")], ROOT, ENVIRONMENT)
+    while not record.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
     assert not (tmp_path / "out.jsonl").exists()
     assert 0 < json.loads(record.read_text())["done"]["sentences"] < 656
     done = predict(model, *options, "--output", tmp_path / "out.jsonl", "--resume")
     assert (done.returncode, done.stderr) == (0, b"")
-    main([*command[3:], str(tmp_path / "whole.jsonl")])
+    main([*command[2:], str(tmp_path / "whole.jsonl")])
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl", "whole.jsonl"]
 
@@ -114,26 +120,26 @@ def test_a_killed_run_over_a_folder_goes_on(model: Path, tmp_path: Path, capsys:
         (folder / f"{number:03}.txt").write_text("Ada Li saw Oslo .\nBo Li left Rome .\n" * (1 + number % 7) * 5)
     (tmp_path / "in" / "a" / "001.ann").touch()
     options = ["--file", tmp_path / "in", "--format", "brat", "--batch-tokens", 16]
-    command = [sys.executable, "-m", "mistral_ner.predict", str(model), *map(str, options), "--output"]
+    command = [*COMMAND, str(model), *map(str, options), "--output"]
     record, output = tmp_path / "out.part.json", tmp_path / "out"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen([*command, str(output)], env=environment) as process:
-        while not record.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
+    process = warm.Process([*command, str(output)], ROOT, ENVIRONMENT)
+    while not record.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
     assert not output.exists()
     assert 0 < json.loads(record.read_text())["done"]["sentences"] < 4800
     (tmp_path / "out.part" / "cut.ann").write_text("of a write that a kill cut")
     with pytest.raises(SystemExit):
-        main([*command[3:], str(output)])
+        main([*command[2:], str(output)])
     said = capsys.readouterr().err
     assert "out.part has" in said
     assert "fix: type --resume to go on with it, or rm -r" in said
     before = (tmp_path / "in" / "a" / "001.txt").stat()
     os.utime(tmp_path / "in" / "a" / "001.txt", ns=(1, 1))
     with pytest.raises(SystemExit):
-        main([*command[3:], str(output), "--resume"])
+        main([*command[2:], str(output), "--resume"])
     said = capsys.readouterr().err
     assert "--resume cannot go on with" in said
     assert "in with 120 texts (names, sizes and times: " in said
@@ -141,7 +147,7 @@ def test_a_killed_run_over_a_folder_goes_on(model: Path, tmp_path: Path, capsys:
     (tmp_path / "out.part" / "cut.ann").unlink()
     done = predict(model, *options, "--output", output, "--resume")
     assert (done.returncode, done.stderr) == (0, b"")
-    main([*command[3:], str(tmp_path / "whole")])
+    main([*command[2:], str(tmp_path / "whole")])
     found, whole = (
         {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         for folder in (output, tmp_path / "whole")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).parents[2]
 PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
@@ -43,15 +45,8 @@ def run(line: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]
     words = shlex.split(line, comments=True)
     place = words.index("python")
     set_before = dict(word.split("=", 1) for word in words[:place])
-    return subprocess.run(
-        [sys.executable, *words[place + 1 :], *more],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **set_before},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **set_before}
+    return warm.run_text([*words[place + 1 :], *more], folder, env)
 
 
 def test_the_smallest_whole_run_is_within_the_first_thirty_lines() -> None:

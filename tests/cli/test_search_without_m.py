@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    return warm.run_text([str(ROOT / "launch.py"), *arguments], folder, os.environ)
 
 
 def test_the_same_as_with_m_and_no_folder_of_a_single_run(tmp_path: Path) -> None:

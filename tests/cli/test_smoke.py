@@ -13,6 +13,7 @@ def test_a_small_search_leaves_a_model(tmp_path: Path, small: list[str]) -> None
         tmp_path,
         *("-m", "hyperopt=combined", *small, "hyperopt.num_trials=2", "hyperopt.max_concurrent=1"),
         *("hyperopt.final.top_k=1", "hyperopt.final.seeds=1", "hyperopt.study_name=s"),
+        new=True,
     )
     assert done.returncode == 0, shown(done)
     study = tmp_path / "multirun/s"

@@ -67,6 +67,12 @@ def run(tmp_path: Path, folder: Path, toy_files: dict[str, str]) -> Iterator[dic
         "output_dir": str(tmp_path / "run"),
         "model": {"model_name": str(folder), "lora_r": 8, "bidirectional": True},
         "data": {"source": "files", **toy_files, "cache_dir": str(tmp_path / "cache"), "max_length": 64},
-        "training": {"num_epochs": 3, "reports": 3, "learning_rate": 2e-3 if CARD else 1e-2, "threads": 1},
+        "training": {
+            "num_epochs": 3,
+            "reports": 3,
+            "learning_rate": 2e-3 if CARD else 1e-2,
+            "threads": 1,
+            "per_device_train_batch_size": 8,
+        },
     }
     forget_base()

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from card import measured
+from card import measured, reports
 
 from mistral_ner.config.check import check
 from mistral_ner.model import base_model, forget_base
 from mistral_ner.model.memory.plan import plan_memory
 from mistral_ner.train import OutOfMemoryError, fit
+from mistral_ner.training import memory
+from mistral_ner.training.fit import fit_together
 from mistral_ner.training.prepare import prepare
 from mistral_ner.training.trainer import NerTrainer
 
@@ -106,8 +108,42 @@ def test_no_step_waits(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_two_trials_on_a_card(run: dict[str, Any], tmp_path: Path) -> None:
-    """A search with its final trainings, each pair of trials on one card."""
+def test_a_pass_is_faster_than_trials_in_turn(run: dict[str, Any]) -> None:
+    """Eight trials of few short sentences, where a step is spent on starting kernels."""
+    configs = []
+    for number in range(16):
+        training = {**run["training"], "per_device_train_batch_size": 4, "num_epochs": 6, "reports": 1}
+        configs.append({**run, "output_dir": f"{run['output_dir']}_{number}", "training": training})
+    fit(configs[0])
+    began = time.monotonic()
+    for one in configs[1:8]:
+        fit(one)
+    in_turn = (time.monotonic() - began) / 7
+    began = time.monotonic()
+    fit_together(configs[8:])
+    together = (time.monotonic() - began) / 8
+    measured.append(
+        f"a trial takes {in_turn:.1f} s in turn, {together:.1f} s among eight: {in_turn / together:.1f} times"
+    )
+    assert together < in_turn
+
+
+def test_reports_have_the_peak_and_memory_decides_what_is_computed_again(full: dict[str, Any]) -> None:
+    full["model"]["gradient_checkpointing"] = "auto"
+    full["training"]["num_epochs"] = 0.5
+    found = []
+    for number, room in enumerate((1e12, 0.0)):
+        one = {**full, "output_dir": f"{full['output_dir']}_{number}"}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(memory, "room_of_process", lambda room=room: room)
+            fit(one)
+        found.append(max(row["gpu_memory_gb"] for row in reports(one)))
+    assert 0 < found[1] < 0.6 * found[0]
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_two_trials_on_a_card(run: dict[str, Any], tmp_path: Path, together: int) -> None:
+    """A search with its final trainings, each pair of trials on one card: in two processes, or in a pass."""
     pytest.importorskip("ray")
     from mistral_ner.hyperopt import search
 
@@ -118,7 +154,8 @@ def test_two_trials_on_a_card(run: dict[str, Any], tmp_path: Path) -> None:
         "strategy": "combined",
         "num_trials": 4,
         "max_concurrent": 2,
-        "resources_per_trial": {"gpu": 0.5, "cpu": 1},
+        "trials_per_pass": together,
+        "resources_per_trial": {"gpu": 0.5 if together == 1 else 1, "cpu": 1},
         "asha_grace_period": 1,
         "asha_max_t": 3,
         "results_dir": str(tmp_path),

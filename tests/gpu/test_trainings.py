@@ -16,6 +16,7 @@ from mistral_ner.model.hardware import is_flash_attn_2_available
 from mistral_ner.predict import Tagger
 from mistral_ner.train import fit
 from mistral_ner.training.evaluate import score
+from mistral_ner.training.fit import fit_together
 from mistral_ner.training.trainer import NerTrainer
 
 
@@ -105,3 +106,26 @@ def test_a_frozen_prefix_gives_the_same_losses(run: dict[str, Any]) -> None:
         fit(one)
         losses.append([row["eval_loss"] for row in reports(one)])
     assert losses[1] == pytest.approx(losses[0], rel=0.05 if CARD else 1e-4)
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit"])
+def test_several_trials_in_a_pass(run: dict[str, Any], quantization: str) -> None:
+    """Stacked products and checkpointing; rounding of 16 bits aside, each trial is as it is alone."""
+    run["model"] |= {"quantization": quantization, "gradient_checkpointing": True, "lora_dropout": 0.0}
+    alone, together = [], []
+    for number, rank in enumerate((8, 4, 16)):
+        for configs, name in ((alone, "alone"), (together, "together")):
+            configs.append(
+                {
+                    **run,
+                    "output_dir": f"{run['output_dir']}_{name}_{number}",
+                    "model": {**run["model"], "lora_r": rank},
+                    "training": {**run["training"], "per_device_train_batch_size": 4 + 2 * number},
+                }
+            )
+    for one in alone:
+        fit(one)
+    fit_together(together)
+    for one, other in zip(together, alone, strict=True):
+        mine, theirs = ([row["eval_loss"] for row in reports(each)] for each in (one, other))
+        assert mine == pytest.approx(theirs, rel=0.1 if CARD else 1e-3)

@@ -28,8 +28,11 @@ def value_of(config: dict[str, Any] | Any, report: int) -> float:
     return 1 - abs(math.log10(rate) + 3) / 4 + report / 100
 
 
-def arithmetic(seconds: float = 0.0, breaks: str = "") -> Any:
-    """Return an objective; made in a function, so that it travels to workers that know nothing of this file."""
+def arithmetic(seconds: float = 0.0, breaks: str = "", easier: float = 0.0) -> Any:
+    """Return an objective whose values are higher by ``easier``.
+
+    It is made in a function, so that it travels to workers that know nothing of this file.
+    """
 
     def objective(config: Any, report: Any) -> None:
         import math as math_
@@ -46,10 +49,10 @@ def arithmetic(seconds: float = 0.0, breaks: str = "") -> Any:
         for number in range(len(progress.reports) + 1, config.training.reports + 1):
             time_.sleep(seconds)
             rate = config.training.learning_rate
-            value = 1 - abs(math_.log10(rate) + 3) / 4 + number / 100
-            if breaks == "nan" and rate > 1e-2:
+            value = 1 - abs(math_.log10(rate) + 3) / 4 + number / 100 + easier
+            if breaks == "both ways" and 1e-2 < rate < 3e-2:
                 value = float("nan")
-            if breaks == "raises" and rate > 1e-2:
+            elif breaks and rate > 1e-2:
                 raise ValueError("too high a rate")
             metrics = {"eval_f1": value, "eval_seconds": float(config.model.lora_r)}
             with (folder / "calls.txt").open("a") as calls:

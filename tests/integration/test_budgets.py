@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from mistral_ner.errors import ConfigError, UserError
 from mistral_ner.hyperopt import search
 from mistral_ner.hyperopt.study.opening import read_study
+from mistral_ner.training.checkpoint import reports_on_disk
 
 pytestmark = pytest.mark.usefixtures("ray_for_all")
 
@@ -83,3 +84,30 @@ def test_a_search_that_reached_its_target_leaves_a_model(
         assert summary.final["settings"][0]["dev_mean"] == trial.intermediate_values[1], (
             "the very model that reached it"
         )
+
+
+def test_time_that_runs_out_before_a_trial_is_whole_leaves_the_best_so_far(
+    tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    """It is the final model as it is; a resumed search continues the trial, and then the best settings race."""
+    tiny["training"] |= {"num_epochs": 30, "reports": 9}
+    space = {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 3e-2}}
+    place = {"strategy": "random", "optuna_sampler": "Random", "results_dir": str(tmp_path), "study_name": "s"}
+    hyperopt = {**place, "num_trials": 1, "max_concurrent": 1, "final": {"top_k": 1, "seeds": 2, "share": None}}
+    summary = search({**tiny, "search_space": space, "hyperopt": {**hyperopt, "timeout": 0.2}})
+    made = summary.reports_run
+    assert (summary.n_complete, summary.n_unfinished, summary.best_trial) == (0, 1, 0)
+    assert 0 < made < 9
+    assert summary.note == f"No trial completed: the best so far is trial 0, as it is after {made} of 9 reports."
+    assert summary.final is not None
+    assert summary.final["settings"][0]["dev"] == {"42": summary.best_value}
+    assert summary.final["settings"][0]["test_f1"] is not None
+    assert (tmp_path / "s/final/adapter_model.safetensors").is_file()
+    before = reports_on_disk(tmp_path / "s/trial_0000")
+    assert reports_on_disk(tmp_path / "s/final/candidates/trial_0000") == before, "nothing was trained again"
+
+    summary = search({**tiny, "search_space": space, "hyperopt": {**hyperopt, "resume": True}})
+    assert (summary.n_complete, summary.reports_run) == (1, 9)
+    assert reports_on_disk(tmp_path / "s/trial_0000")[:made] == before
+    assert summary.final is not None
+    assert list(summary.final["settings"][0]["dev"]) == ["42", "43"]

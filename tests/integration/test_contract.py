@@ -17,7 +17,10 @@ from optuna.trial import TrialState
 
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
-from mistral_ner.hyperopt.study.opening import read_study
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.known import APART, KnownTrials
+from mistral_ner.hyperopt.study.opening import _read_warm_trials, read_study
+from mistral_ner.hyperopt.study.promise import Judge
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_for_all")
@@ -66,18 +69,6 @@ def test_every_trial_of_a_search_meets_its_constraints(tmp_path: Path, strategy:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_same_seed_proposes_the_same(tmp_path: Path, strategy: str) -> None:
-    """With one worker; and the seed matters."""
-    params = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        made = config(tmp_path, strategy, study_name=name, num_trials=14, max_concurrent=1, optuna_n_startup_trials=5)
-        search({**made, "seed": seed}, arithmetic())
-        params.append([trial.params for trial in read_study(tmp_path / name).trials])
-    assert params[0] == params[1]
-    assert params[0][1:] != params[2][1:]
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_timeout_then_resume(tmp_path: Path, strategy: str) -> None:
     """Time runs out in the middle; resumed, every trial ends, none twice, no report is made twice, nothing is lost."""
     slow = arithmetic(seconds=0.5)
@@ -104,17 +95,21 @@ def test_timeout_then_resume(tmp_path: Path, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_finished_study_is_extended(tmp_path: Path, strategy: str) -> None:
-    """The proposals of an extended study are those of one that was that long from the start.
+def test_the_seed_decides_what_is_proposed_in_one_run_or_in_two(tmp_path: Path, strategy: str) -> None:
+    """With one worker, an extended study proposes what one of the same seed does that was that long from the start.
 
     Not so where trials wait at rungs: the end of the shorter search was theirs (tests/unit/test_promotion.py).
     """
-    run(tmp_path / "short", strategy, num_trials=5, max_concurrent=1)
-    _, extended = run(tmp_path / "short", strategy, num_trials=9, max_concurrent=1, resume=True)
-    _, whole = run(tmp_path / "long", strategy, num_trials=9, max_concurrent=1)
+    chosen = {"max_concurrent": 1, "optuna_n_startup_trials": 5}
+    run(tmp_path / "short", strategy, num_trials=8, **chosen)
+    _, extended = run(tmp_path / "short", strategy, num_trials=14, resume=True, **chosen)
+    _, whole = run(tmp_path / "long", strategy, num_trials=14, **chosen)
     assert [trial.params for trial in extended] == [trial.params for trial in whole]
     assert [trial.state for trial in extended] == [trial.state for trial in whole], "the rungs are known again"
     assert [trial.intermediate_values for trial in extended] == [trial.intermediate_values for trial in whole]
+    search({**config(tmp_path / "other", strategy, num_trials=14, **chosen), "seed": 2}, arithmetic())
+    other = read_study(tmp_path / "other" / "s").trials
+    assert [trial.params for trial in other][1:] != [trial.params for trial in whole][1:]
 
 
 @pytest.mark.parametrize("strategy", ["combined", "random"])
@@ -242,6 +237,28 @@ def test_warm_start_informs_the_sampler(tmp_path: Path) -> None:
         return sum(abs(math.log10(trial.params["learning_rate"]) + 3) for trial in trials)
 
     assert distance("s") < 0.7 * distance("cold")
+
+
+def test_earlier_studies_count_by_rank(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One of them was much easier and had its best elsewhere: its values are all higher, which must not decide."""
+    caplog.set_level("INFO", "mistral_ner")
+    search(config(tmp_path, "optuna", num_trials=30, max_concurrent=1, study_name="like"), arithmetic())
+    search(config(tmp_path, "optuna", num_trials=10, max_concurrent=1, study_name="easy"), arithmetic(easier=9.0))
+    made = config(tmp_path, "optuna", study_name="s", num_trials=3, max_concurrent=1, enqueue_default=False)
+    made["hyperopt"]["warm_start"] = ["easy", str(tmp_path / "like")]
+    search(made, arithmetic())
+    assert "30 of 30 trials of " in caplog.text
+    plan = Plan.of(made)
+    warm = _read_warm_trials(plan)
+    for place, count in ((1, 10), (2, 30)):
+        values = sorted(one.value for one in warm if one.number // APART == place)
+        assert len(values) == count
+        assert 0 < values[0] < 0.3, "the worst of each"
+        assert 0.7 < values[-1] < 1, "the best of each"
+    own = read_study(tmp_path / "s").trials
+    seen = KnownTrials(warm).complete([*warm, *own], Judge(plan))
+    assert sorted(one.value for one in seen if one.number < APART) == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    assert all(one.value > 0.1 for one in own if one.value is not None), "the study itself keeps its values"
 
 
 def test_two_metrics_give_a_pareto_front(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from optuna.trial import TrialState
 
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.study.opening import read_study
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_for_all")
@@ -42,7 +41,7 @@ def start(
     objective: str | None = None,
     more: str = "",
     **hyperopt: Any,
-) -> subprocess.Popen[str]:
+) -> warm.Process:
     """Start a search of six trials in a process of its own; ``more`` is code that ``objective`` needs."""
     code = SCRIPT.format(
         root=str(ROOT),
@@ -54,12 +53,10 @@ def start(
         hyperopt={"num_trials": 6, **hyperopt},
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return warm.Process(["-c", code], Path.cwd(), env)
 
 
-def until_reported(folder: Path, reports: int, process: subprocess.Popen[str]) -> None:
+def until_reported(folder: Path, reports: int, process: warm.Process) -> None:
     deadline = time.monotonic() + 400  # on a busy machine torch alone takes a minute to import
     while time.monotonic() < deadline and process.poll() is None:
         if sum(len(path.read_text().split()) for path in folder.glob("s/trial_*/calls.txt")) >= reports:

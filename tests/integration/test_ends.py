@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mistral_ner.hyperopt import search
 from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.hyperopt.study.samplers import INFEASIBLE
 from mistral_ner.hyperopt.study.study import FAILURES, REASON, WORKER_DIED
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,21 +173,17 @@ def through_hydra(folder: Path, data: dict[str, str], *overrides: str) -> subpro
     app.write_text(APP.format(conf=str(ROOT / "conf")))
     others = ("per_device_train_batch_size", "warmup_ratio", "weight_decay")
     choices = ",".join(str(index + 1) for index in range(len(NAMES)))
-    return subprocess.run(
+    return warm.run_text(
         [
-            *(sys.executable, str(app), "-m", "hyperopt=optuna", "model=tiny", f"training.reports={REPORTS}"),
+            *(str(app), "-m", "hyperopt=optuna", "model=tiny", f"training.reports={REPORTS}"),
             *(f"~search_space.{name}" for name in others),
             *(f"search_space.lora_r.choices=[{choices}]", f"hyperopt.results_dir={folder}", "hyperopt.study_name=s"),
             *("data=files", "data.max_length=64", *(f"data.{key}={path}" for key, path in data.items())),
             *("training.num_epochs=2", "training.threads=1", "hyperopt.final.top_k=1", "hyperopt.final.seeds=1"),
             *overrides,
         ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
+        folder,
+        {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from mistral_ner.config.check import check
 from mistral_ner.hyperopt.cluster.workers import Here
 from mistral_ner.hyperopt.dispatch import run_search
 from mistral_ner.hyperopt.report import write_report
-from mistral_ner.hyperopt.results.final import Candidate, choose_candidates, finalise
+from mistral_ner.hyperopt.results.final import finalise
 from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.results.trainings import Candidate, choose_candidates
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import format_duration
 from mistral_ner.hyperopt.study.live_view import FinalView
@@ -30,7 +31,9 @@ from mistral_ner.predict import Tagger
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import reports_on_disk
 from mistral_ner.training.evaluate import score
+from tests import warm
 
+ROOT = Path(__file__).parents[2]
 TEXT = "Ada Li saw Oslo ."
 
 
@@ -53,7 +56,7 @@ def plan(folder: Path, model: dict[str, Any], data: dict[str, str], **hyperopt: 
                 "enqueue_default": False,
                 "results_dir": str(folder),
                 "study_name": "s",
-                "final": {"top_k": 2, "seeds": 2},
+                "final": {"top_k": 2, "seeds": 2, "share": None},
                 "merge": True,
                 "save_best_config": str(folder / "copy.yaml"),
                 **hyperopt,
@@ -81,9 +84,9 @@ def test_the_best_mean_on_dev_wins(ended: tuple[Plan, dict[str, Any]]) -> None:
     assert len(final["settings"]) == 3, "two trials and the default config"
     assert sum(result["default"] for result in final["settings"]) == 1
     for result in final["settings"]:
-        assert list(result["dev"]) == ["43", "44"]
+        assert list(result["dev"]) == ["42", "43"]
         assert result["dev_mean"] == pytest.approx(np.mean(list(result["dev"].values())))
-        assert result["dev_f1"] == pytest.approx(result["dev_mean"], abs=1e-6)
+        assert result["dev_f1"] == pytest.approx(result["dev"]["43"], abs=1e-6), "of the seed that chose nothing"
         assert result["dev_f1_interval"][0] <= result["dev_f1"] <= result["dev_f1_interval"][1]
     assert not final["failures"]
 
@@ -196,7 +199,7 @@ def test_the_final_trainings_are_shown_and_logged_as_the_trials_are(
     screen.print(view.render())
     said = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "final trainings of s" in said
-    assert "1 of 6, 1 failed" in said
+    assert "1 of 4, 1 failed" in said
     running = {line.split()[1]: line for line in said.splitlines() if "seed_" in line}
     assert list(running) == [folder.name for folder in folders[1:3]], "two at once, in their order"
     for folder in folders[1:3]:
@@ -208,7 +211,8 @@ def test_the_final_trainings_are_shown_and_logged_as_the_trials_are(
         Candidate(r["trial"], r["params"], r["search_value"]) for r in final["settings"] if r["trial"] is not None
     ]
     finalise(made, complete, Here())
-    assert "6 of 6" in sys.stdout.getvalue()
+    assert "1 of 1" in sys.stdout.getvalue(), "the default config with the seed of the search"
+    assert "3 of 3" in sys.stdout.getvalue()
     assert re.search(r"final training default_seed_43  eval_f1 [01]\.\d{4}", (made.folder / "hyperopt.log").read_text())
 
 
@@ -223,7 +227,7 @@ folder, model, data, order, hyperopt = json.loads(sys.argv[2])
 die_in_a_write(Path(folder), "driver", **order)
 run_search(plan(Path(folder), model, data, **hyperopt))
 """
-PATHS = [str(Path(__file__).parents[2] / "bench"), str(Path(__file__).parent)]
+PATHS = [str(ROOT / "bench"), str(Path(__file__).parent)]
 
 
 def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
@@ -237,13 +241,13 @@ def test_killed_in_the_final_trainings_and_after_them_it_ends_the_same(
         return [row for path in sorted(folder.glob("final/candidates/*")) for row in reports_on_disk(path)]
 
     for of, nth, resume in (
-        ("seed_44/.checkpoint.json", 2, False),
+        ("seed_43/.checkpoint.json", 2, False),
         ("/.final.json", 1, True),
         ("/.summary.json", 2, True),
     ):
         told = [str(tmp_path), tiny_model, toy_files, {"of": of, "nth": nth, "cut": 0.5}, {"resume": resume}]
-        command = [sys.executable, "-c", DYING, json.dumps(PATHS), json.dumps(told)]
-        died = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        command = ["-c", DYING, json.dumps(PATHS), json.dumps(told)]
+        died = warm.run_text(command, tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)})
         assert died.returncode == -9, died.stdout + died.stderr
         assert of in (tmp_path / "deaths.txt").read_text().splitlines()[-1]
         now = counted()
@@ -267,6 +271,24 @@ def test_equal_settings_are_trained_once_and_the_default_is_no_second_candidate(
     trials = [Candidate(0, other, 0.5), Candidate(1, default, 0.4), Candidate(2, other, 0.6), Candidate(3, other, 0.6)]
     assert [one.trial for one in choose_candidates(made, trials)] == [2, 1]
     assert [one.trial for one in choose_candidates(made, [trials[0]])] == [0, None]
+
+
+def test_what_the_search_has_trained_is_not_trained_again(
+    tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]
+) -> None:
+    """With one seed, that of the search, everything is there: the default config's trial, and the best."""
+    made = plan(tmp_path, tiny_model, toy_files, num_trials=2, enqueue_default=True, final={"seeds": 1, "share": 0.1})
+    made.config.model.lora_alpha = 16  # lies in the space
+    summary = run_search(made)
+    folder = made.folder / "final"
+    assert not (folder / "candidates").exists()
+    assert summary.final is not None
+    assert summary.final["cut"] is None
+    assert {result["trial"] for result in summary.final["settings"]} == {0, 1}
+    assert summary.final["settings"][0]["dev"] == {"42": summary.best_value}
+    weights = "adapter_model.safetensors"
+    best = made.folder / f"trial_{summary.best_trial:04d}/adapter"
+    assert (folder / weights).read_bytes() == (best / weights).read_bytes()
 
 
 def test_off_by_one_key(tmp_path: Path, tiny_model: dict[str, Any], toy_files: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from mistral_ner.errors import UserError
 from mistral_ner.train import TrainingError, fit
+from tests import warm
 
 
 def elsewhere(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -122,7 +123,8 @@ def test_killed_and_continued_is_the_unbroken_run(tiny: dict[str, Any], moment: 
         fit(config, lambda number, _: die() if moment == "after report 1" else None)
         """)
     )
-    process = subprocess.Popen([sys.executable, str(script), json.dumps(tiny), moment], env=os.environ)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = warm.Process([str(script), json.dumps(tiny), moment], tmp_path, environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "ready").exists():
         assert process.poll() is None, "the victim ended before it could be killed"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import yaml
 from optuna.trial import TrialState
 
 from mistral_ner.hyperopt.study.opening import read_study
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,9 +34,9 @@ def test_a_launcher_runs_jobs_side_by_side(tmp_path: Path, strategy: str, launch
     app = tmp_path / "app.py"
     app.write_text(APP.format(conf=str(ROOT / "conf")))
     pruner = ["hyperopt.optuna_pruner=median", "hyperopt.optuna_n_startup_trials=2"] if strategy == "optuna" else []
-    done = subprocess.run(
+    done = warm.run_text(
         [
-            *(sys.executable, str(app), "-m", f"hyperopt={strategy}", f"hydra/launcher={launcher}", "model=tiny"),
+            *(str(app), "-m", f"hyperopt={strategy}", f"hydra/launcher={launcher}", "model=tiny"),
             *("hyperopt.num_trials=8", "hyperopt.max_concurrent=2", "hyperopt.study_name=s"),
             *(f"hyperopt.results_dir={tmp_path}", "training.weight_decay=0.02", *pruner),
             *(
@@ -49,12 +48,8 @@ def test_a_launcher_runs_jobs_side_by_side(tmp_path: Path, strategy: str, launch
             ),
             "+search_space.model_name={type: choice, choices: ['8 model=x', tiny], path: data.cache_dir}",
         ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+        tmp_path,
+        {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     trials = read_study(tmp_path / "s").trials

@@ -208,13 +208,17 @@ def test_final_is_shown_with_whatever_it_holds(finished: Path) -> None:
     first.test_f1, first.test_f1_interval = 0.65, (0.6, 0.7)
     other = Result(trial=None, default=True, params={}, search_value=None, **values)
     other.distinguishable = False
-    final = asdict(Final("eval_f1", [43, 44], 44, [first, other], {}))
+    other.out = "cannot win: 0.0300 behind trial_0002 after seed 44"
+    cut = "seed 45 was left out"
+    final = asdict(Final("eval_f1", [43, 44], 44, [first, other], {}, [44], cut))
     for written_there, wanted in (
         (final, "0.7123 (0.6900 to 0.7300)"),
         (final, "<td>0.6500 (0.6000 to 0.7000)</td><td>0.7500</td>"),
         (final, "<td>winner</td><td>trial 2</td><td>0.7100 ± 0.0141</td>"),
         (final, "<td>default config</td>"),
-        (final, "not distinguishable"),
+        (final, "not distinguishable from the winner; cannot win: 0.0300 behind trial_0002 after seed 44"),
+        (final, "0.7123 (0.6900 to 0.7300) (new seed 44)"),
+        (final, "Cut, for want of time: seed 45 was left out."),
         ({}, "95% interval"),
     ):
         (finished / "final" / "final.json").write_text(json.dumps(written_there))

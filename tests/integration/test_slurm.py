@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +21,7 @@ from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.jobs import GIVEN, check_launcher, is_submitit
 from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.hyperopt.study.study import FAILURES, REASON, WORKER_DIED
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,8 +40,8 @@ def odd(objective, rule):
         if rule == "long" and folder.name == "trial_0001" and not (folder / "killed").exists():
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if rule == "waits" and folder.name == "trial_0001" and not (folder / "waits").exists():
-            (folder / "waits").write_text(str(os.getpid()))
+        if rule == "waits" and folder.name == "trial_0001" and not (folder / "waits_2").exists():
+            (folder / f"waits_{{1 + (folder / 'waits_1').exists()}}").write_text(str(os.getpid()))
             time.sleep(600)
         objective(config, report)
     return call
@@ -63,7 +60,7 @@ def command(tmp_path: Path, rule: str, *more: str, strategy: str = "optuna") -> 
     app = tmp_path / "app.py"
     app.write_text(APP.format(conf=str(ROOT / "conf"), rule=rule))
     return [
-        *(sys.executable, str(app), "-m", f"hyperopt={strategy}", "model=tiny", "debug=quick", "training.reports=3"),
+        *(str(app), "-m", f"hyperopt={strategy}", "model=tiny", "debug=quick", "training.reports=3"),
         *("hyperopt.num_trials=4", "hyperopt.max_concurrent=2", "hyperopt.study_name=s"),
         *(f"hyperopt.results_dir={tmp_path}", "hyperopt.final.enabled=false", *more),
     ]
@@ -75,15 +72,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(tmp_path: Path, rule: str, *more: str, strategy: str = "optuna", **env: str) -> str:
     """Run a search to its end; its objective is no training, so that nothing is left to score and it ends with 1."""
-    done = subprocess.run(
-        command(tmp_path, rule, *more, strategy=strategy),
-        cwd=tmp_path,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
+    done = warm.run_text(command(tmp_path, rule, *more, strategy=strategy), tmp_path, environment(**env))
     return done.stdout + done.stderr
 
 
@@ -106,31 +95,31 @@ def test_a_free_slot_is_filled_before_a_long_trial_ends_and_a_killed_one_is_trie
     assert not (tmp_path / "s" / GIVEN).exists(), "no job is left"
 
 
-@pytest.fixture
-def waiting(tmp_path: Path) -> Iterator[tuple[Any, int]]:
-    """A search whose trial 1 waits, and the process of that trial."""
-    there = tmp_path / "s/trial_0001/waits"
+def until_a_job_waits(tmp_path: Path, time_of: int, *more: str) -> tuple[warm.Process, int]:
+    """Start a search whose trial 1 waits; return it, and the process of that trial once another has reported."""
+    there = tmp_path / f"s/trial_0001/waits_{time_of}"
     with (tmp_path / "out").open("w") as out:
-        search = subprocess.Popen(
-            command(tmp_path, "waits", "hydra/launcher=submitit_local"),
-            cwd=tmp_path,
-            env=environment(),
-            stdout=out,
-            stderr=out,
+        search = warm.Process(
+            command(tmp_path, "waits", "hydra/launcher=submitit_local", *more), tmp_path, environment(), stdout=out
         )
     until = time.monotonic() + 300
     while not (there.exists() and there.read_text()) or not (tmp_path / "s/trial_0002/calls.txt").exists():
         assert search.poll() is None, (tmp_path / "out").read_text()
         assert time.monotonic() < until
         time.sleep(0.1)
-    yield search, int(there.read_text())
-    search.kill()
+    return search, int(there.read_text())
 
 
-def test_a_killed_search_is_resumed_and_its_job_that_still_runs_is_ended_first(
-    tmp_path: Path, waiting: tuple[Any, int]
+def test_an_interrupted_search_ends_its_jobs_and_a_killed_one_is_resumed_and_ends_those_that_still_run_first(
+    tmp_path: Path,
 ) -> None:
-    search, job = waiting
+    search, job = until_a_job_waits(tmp_path, 1)
+    search.send_signal(signal.SIGTERM)
+    assert search.wait(120) == 130, (tmp_path / "out").read_text()
+    assert not psutil.pid_exists(job)
+    assert not (tmp_path / "s" / GIVEN).exists()
+
+    search, job = until_a_job_waits(tmp_path, 2, "hyperopt.resume=true")
     search.kill()
     search.wait()
     assert psutil.pid_exists(job), "Slurm's jobs outlive the search, too"
@@ -138,14 +127,6 @@ def test_a_killed_search_is_resumed_and_its_job_that_still_runs_is_ended_first(
     assert not psutil.pid_exists(job)
     assert [trial.state for trial in read_study(tmp_path / "s").trials] == [TrialState.COMPLETE] * 4, said
     assert all(calls(tmp_path / "s", number) == ["1", "2", "3"] for number in range(4)), "nothing was run twice"
-
-
-def test_an_interrupted_search_ends_its_jobs(tmp_path: Path, waiting: tuple[Any, int]) -> None:
-    search, job = waiting
-    search.send_signal(signal.SIGTERM)
-    assert search.wait(120) == 130, (tmp_path / "out").read_text()
-    assert not psutil.pid_exists(job)
-    assert not (tmp_path / "s" / GIVEN).exists()
 
 
 # --- what Slurm is asked for --------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +25,10 @@ from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
 from mistral_ner.hyperopt.results.summary import Summary
 from mistral_ner.hyperopt.study.opening import read_study
+from tests import warm
 
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 PASSWORD = "geheim-42"
 pytestmark = pytest.mark.usefixtures("ray_for_all")
 
@@ -142,12 +144,14 @@ def test_cut_off_by_a_budget_and_resumed(tmp_path: Path, url: str | None, strate
     assert_whole(tmp_path, trials_of(tmp_path, url), 6)
 
 
-@pytest.mark.parametrize(("breaks", "reason"), [("nan", "is not finite"), ("raises", "ValueError: too high a rate")])
-def test_broken_trials_are_named(tmp_path: Path, url: str | None, breaks: str, reason: str) -> None:
-    summary = made(tmp_path, "random", url, breaks=breaks, max_failure_rate=1.0)
+def test_broken_trials_are_named(tmp_path: Path, url: str | None) -> None:
+    reasons = {2e-2: "is not finite", 5e-2: "ValueError: too high a rate"}
+    enqueue = [{"learning_rate": rate, "lora_r": 4} for rate in reasons]
+    summary = made(tmp_path, "random", url, breaks="both ways", max_failure_rate=1.0, enqueue=enqueue)
     failed = [trial for trial in trials_of(tmp_path, url) if trial.state == TrialState.FAIL]
-    assert failed
-    assert all(reason in trial.user_attrs["reason"] for trial in failed)
+    assert {trial.params["learning_rate"] for trial in failed} >= set(reasons)
+    for trial in failed:
+        assert reasons[2e-2 if trial.params["learning_rate"] < 3e-2 else 5e-2] in trial.user_attrs["reason"]
     assert summary.n_failed == len(failed)
     assert states(trials_of(tmp_path, url))["FAIL"] == sum(summary.failures.values())
 
@@ -158,11 +162,7 @@ def test_driver_killed_and_resumed(tmp_path: Path, url: str | None) -> None:
         "made(Path(sys.argv[2]), 'random', json.loads(sys.argv[3]), seconds=0.05, num_trials=6)"
     )
     here = str(Path(__file__).parent)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, here, str(tmp_path), json.dumps(url)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = warm.Process(["-c", script, here, str(tmp_path), json.dumps(url)], ROOT, ENVIRONMENT)
     deadline = time.monotonic() + 180
     while not list(tmp_path.glob("s-*/trial_0001/calls.txt")):
         assert process.poll() is None, "the search ended before it could be killed"
@@ -230,11 +230,7 @@ def test_eight_workers_500_trials_and_a_second_leader(tmp_path: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_storages import made; "
         "made(Path(sys.argv[2]), 'asha', None, num_trials=500, max_concurrent=8)"
     )
-    leader = subprocess.Popen(
-        [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    leader = warm.Process(["-c", script, str(Path(__file__).parent), str(tmp_path)], ROOT, ENVIRONMENT)
     refused = 0
     while leader.poll() is None:
         if list(tmp_path.glob("s-*/trial_0010")):

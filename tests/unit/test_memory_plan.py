@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.helpers import disable_input_dtype_casting
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -63,7 +64,8 @@ def kept_bytes(made: Config) -> int:
             return tensor
 
         hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with quick_dropout(model), quick_lora(model), hooks:
+        casts = disable_input_dtype_casting(model, active=made.training.precision != "fp32")  # as fit does
+        with casts, quick_dropout(model), quick_lora(model), hooks:
             loss_of(model, made.training.precision)
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 

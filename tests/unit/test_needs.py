@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mistral_ner.hyperopt.dry_run import describe
-from mistral_ner.hyperopt.spec.needs import describe_disk, largest_trial
+from mistral_ner.hyperopt.spec.cards import largest_trial
+from mistral_ner.hyperopt.spec.needs import describe_disk
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.model.memory import plan as memory_plan
 from mistral_ner.model.memory.plan import MemoryPlan
@@ -37,7 +38,8 @@ def plan(folder: Path, **hyperopt: Any) -> Plan:
 
 
 def test_the_largest_trial_is_planned(tmp_path: Path) -> None:
-    largest = largest_trial(plan(tmp_path, strategy="optuna"))
+    made = plan(tmp_path, strategy="optuna")
+    largest = largest_trial(made.config, made.space)
     assert (largest.model.lora_r, largest.training.per_device_train_batch_size) == (64, 32)
 
 
@@ -45,8 +47,8 @@ def test_the_disk_of_a_search(tmp_path: Path) -> None:
     """A million trained numbers: 12 MB a checkpoint with Adam's state, 4 MB an adapter."""
     whole = plan(tmp_path, strategy="optuna", final={"top_k": 3, "seeds": 3})
     assert describe_disk(whole, MILLION) == (
-        "at most about 204 MB: checkpoints of 2 running trials 72 MB, adapters of 20 complete trials 80 MB, "
-        "final trainings 52 MB"
+        "at most about 192 MB: checkpoints of 2 running trials 72 MB, adapters of 20 complete trials 80 MB, "
+        "final trainings 40 MB"
     )
     asha = {"strategy": "combined", "asha_grace_period": 1, "asha_reduction_factor": 3}
     merged = plan(tmp_path, **asha, final={"enabled": False}, merge=True)

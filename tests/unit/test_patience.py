@@ -15,8 +15,9 @@ from mistral_ner.config.check import check
 from mistral_ner.config.schema import to_container
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
+from mistral_ner.hyperopt.cluster.workers import Here
 from mistral_ner.hyperopt.dry_run import stopping_rule
-from mistral_ner.hyperopt.results.final import Candidate, _config
+from mistral_ner.hyperopt.results.trainings import Candidate, Trainings
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.opening import lead_study
 from mistral_ner.train import fit
@@ -72,7 +73,8 @@ def test_patience_acts_where_no_scheduler_decides(tmp_path: Path) -> None:
     settings = {"learning_rate": 1e-3}
     assert here.trial_config(0, settings).training.patience == 2
     assert with_asha.trial_config(0, settings).training.patience is None
-    assert _config(with_asha, Candidate(0, settings), 1, 1).training.patience == 2, "a final training"
+    final = Trainings(with_asha, Here(), sharing=1)._config(Candidate(0, settings), seed=1)
+    assert final.training.patience == 2, "a final training"
     assert stopping_rule(here) == "2 reports without a better one (training.patience)"
 
 

@@ -1,4 +1,4 @@
-"""Private names of transformers that the package reads: a version that moves one fails here first, by name."""
+"""Private names of transformers and accelerate that the package uses: a version that moves one fails here first."""
 
 from __future__ import annotations
 
@@ -16,3 +16,25 @@ def test_a_config_says_which_attention_is_in_use() -> None:
     assert getattr(network.config, "_attn_implementation", None) == "sdpa", moved
     network.set_attn_implementation("eager")
     assert getattr(network.config, "_attn_implementation", None) == "eager", moved
+
+
+def test_what_accelerate_keeps_of_accumulation_is_one_for_the_process() -> None:
+    # training/together.py: each of several trainings has its own, put in place while it runs
+    from accelerate.state import GradientState
+
+    one, other = GradientState(), GradientState()
+    before = dict(vars(one))
+    assert vars(one) is vars(other)
+    assert {"sync_gradients", "plugin_kwargs"} <= before.keys()
+
+
+def test_networks_have_their_plain_attention_under_one_name() -> None:
+    # model/together/layers.py
+    from importlib import import_module
+
+    from mistral_ner.model.together.network import KINDS
+
+    for kind in KINDS:
+        name = kind.replace("-", "_")
+        module = import_module(f"transformers.models.{name}.modeling_{name}")
+        assert callable(module.eager_attention_forward)

@@ -9,8 +9,8 @@ import pytest
 
 from mistral_ner.errors import ConfigError
 from mistral_ner.hyperopt.dry_run import budget, expected_reports
-from mistral_ner.hyperopt.results.final import Candidate, choose_candidates
 from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.results.trainings import Candidate, choose_candidates
 from mistral_ner.hyperopt.spec.constraints import Constraint
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.opening import lead_study, read_study

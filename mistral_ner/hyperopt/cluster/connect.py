@@ -137,7 +137,7 @@ def _start(plan: Plan, folder: Path) -> None:
     Raises:
         UserError: it does not start; the message has Ray's reason.
     """
-    cpus = max(capacity.cores(), math.ceil(cpus_per_trial(plan.config) * plan.at_once))
+    cpus = max(capacity.cores(), math.ceil(cpus_per_trial(plan.config) * plan.passes))
     try:
         with private.listen_on_loopback():
             ray.init(

@@ -25,7 +25,7 @@ def one_trial(plan: Plan, say: bool = False) -> dict[str, float]:
         UserError: no machine has room for a trial.
     """
     hyperopt = plan.config.hyperopt
-    wanted, at_once = hyperopt.resources_per_trial, plan.at_once
+    wanted, at_once = hyperopt.resources_per_trial, plan.passes
     nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     held = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
     one = {
@@ -53,7 +53,12 @@ def one_trial(plan: Plan, say: bool = False) -> dict[str, float]:
         share = held["GPU"] / at_once
         log.warning(
             "hyperopt.max_concurrent=%d, but %d trials at once fit what there is (%g CPUs, %g GPUs)%s",
-            *(at_once, fit, capacity.cores() if hyperopt.ray_address is None else held["CPU"], held["GPU"]),
+            *(
+                plan.at_once,
+                fit * hyperopt.trials_per_pass,
+                capacity.cores() if hyperopt.ray_address is None else held["CPU"],
+                held["GPU"],
+            ),
             f"; hyperopt.resources_per_trial.gpu={share:.2g} lets them share GPUs, where memory allows it"
             if wanted.gpu is None and 0 < share < 1
             else "",

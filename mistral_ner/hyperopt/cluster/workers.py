@@ -7,6 +7,7 @@ trainings. A worker serves many calls, so imports, data and the base model are l
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -112,19 +113,22 @@ class RayWorkers(Remote):
         plan: the search.
         options: of the actors: ``num_cpus``, ``num_gpus``, or any other that ``ray.remote`` takes.
         at_once: how many calls run side by side; left out, as many as the search runs trials.
+        each: how many of them one worker runs, in threads.
         ahead: whether :meth:`warm_up` starts workers; False if Ray may have no room for them yet.
 
     Raises:
         ValueError: Ray knows no such option of an actor.
     """
 
-    def __init__(self, plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False) -> None:
-        self.at_once, self.ahead = at_once or plan.at_once, ahead
+    def __init__(
+        self, plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False, each: int = 1
+    ) -> None:
+        self.at_once, self.ahead, self._each = at_once or plan.at_once, ahead, each
         self._config = hide_password(plan.config)
-        self._actor = worker_class(options)
+        self._actor = worker_class({**options, "max_concurrency": each} if each > 1 else options)
         self._waiting: list[Call] = []
         self._starting: dict[Any, Any] = {}  # Ray's reference to its first call, and the actor
-        self._idle: list[Any] = []
+        self._idle: list[Any] = []  # an actor for each call that it has room for
         self._busy: dict[Any, tuple[Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Call:
@@ -137,14 +141,15 @@ class RayWorkers(Remote):
     def _assign(self) -> None:
         """Give calls to idle workers, and start more workers if calls are left; Ray may not have room for all yet."""
         while self._waiting and self._idle:
-            call, actor = self._waiting.pop(0), self._idle.pop()
+            call, actor = self._waiting.pop(0), max(self._idle, key=self._idle.count)
+            self._idle.remove(actor)
             self._busy[actor.call.remote(call.function, *call.arguments)] = call, actor
-        while len(self._starting) < len(self._waiting) and self._there < self.at_once:
+        while len(self._starting) * self._each < len(self._waiting) and self._there < self.at_once:
             self._begin(_do_nothing)
 
     @property
     def _there(self) -> int:
-        return len(self._starting) + len(self._idle) + len(self._busy)
+        return len(self._starting) * self._each + len(self._idle) + len(self._busy)
 
     def _begin(self, function: Callable[..., Any], *arguments: Any) -> None:
         actor = self._actor.remote()
@@ -176,6 +181,7 @@ class RayWorkers(Remote):
         if usable:
             self._idle.append(actor)
         else:
+            self._idle = [one for one in self._idle if one is not actor]
             ray.kill(actor)
         return call
 
@@ -194,8 +200,13 @@ class RayWorkers(Remote):
             call = self._waiting.pop(0)
             call.error = WorkerDiedError(WORKER_DIED)
             return call
-        self._idle.append(actor)
+        self._idle += [actor] * self._each
         return None
+
+    def serve_singly(self) -> None:
+        """Let each worker run one call at a time from now on; no call may be running."""
+        self._idle = list(dict.fromkeys(self._idle))
+        self.at_once, self._each = math.ceil(self.at_once / self._each), 1
 
     def warm_up(self, count: int) -> None:
         """Start workers until there are ``count``; they import and read their data before their first call."""
@@ -220,15 +231,15 @@ def actor_options(resources: dict[str, float]) -> dict[str, Any]:
     return {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
 
 
-def worker_class(options: dict[str, Any]) -> Any:
-    """Return the class of the workers, for ``.remote()``.
+def worker_class(options: dict[str, Any], kind: type | None = None) -> Any:
+    """Return the class of the workers, or another one, as Ray's: for ``.remote()``.
 
     Raises:
         ValueError: Ray knows no such option of an actor.
     """
     import ray
 
-    return ray.remote(**options)(_Worker)
+    return ray.remote(**options)(kind or _Worker)
 
 
 class _Worker:
@@ -251,6 +262,17 @@ def _result(function: Callable[[T], R], item: T) -> R | Failed:
         return function(item)
     except UserError as error:
         return Failed(str(error))
+
+
+def keep_to_share(config: Config) -> None:
+    """Let this process take no more of its GPU's memory than its trials' share, so that it cannot starve the others."""
+    share = config.hyperopt.resources_per_trial.gpu
+    if share is None or not 0 < share < 1:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def device_works() -> bool:

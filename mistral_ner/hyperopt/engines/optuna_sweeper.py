@@ -63,6 +63,8 @@ def run(plan: Plan, launcher: Any = None, objective: Objective | None = None) ->
             _Loop(study, watch, pool).run()
             if objective is None:  # the trials were trainings: a final one can follow
                 workers = pool.workers if isinstance(pool, InWorkers) else Here()
+                if isinstance(workers, RayWorkers):
+                    workers.serve_singly()
         if study.interrupted is not None:
             slots_are_there.close()  # and the trials that still run
         return finish(study, workers)
@@ -71,7 +73,18 @@ def run(plan: Plan, launcher: Any = None, objective: Objective | None = None) ->
 def _slots(
     plan: Plan, launcher: Any, objective: Objective | None
 ) -> tuple[Callable[[], AbstractContextManager[Slots]], bool]:
-    """Return a function that opens the slots of the trials, and whether they need Ray."""
+    """Return a function that opens the slots of the trials, and whether they need Ray.
+
+    Raises:
+        UserError: trials are to share passes, and a launcher would start each in a process of its own.
+    """
+    if plan.config.hyperopt.trials_per_pass > 1:
+        if type(launcher).__name__ not in ("NoneType", "BasicLauncher"):
+            raise UserError(
+                f"hyperopt.trials_per_pass={plan.config.hyperopt.trials_per_pass} needs trials in one process, and "
+                f"{type(launcher).__name__} starts a job for each; fix: hydra/launcher=basic"
+            )
+        return lambda: _in_ray(plan, objective), True
     if type(launcher).__name__ == "RayLauncher":
         jobs = _HydraJobs(plan, launcher)
         jobs.check_options()
@@ -100,7 +113,8 @@ def _in_ray(plan: Plan, objective: Objective | None) -> Iterator[Slots]:
     """Lend Ray's workers, which call the objective without a Hydra launcher."""
     from mistral_ner.hyperopt.cluster.connect import lend_cluster, with_storage
 
-    with lend_cluster(plan) as resources, closing(RayWorkers(plan, actor_options(resources))) as workers:
+    each = plan.config.hyperopt.trials_per_pass
+    with lend_cluster(plan) as resources, closing(RayWorkers(plan, actor_options(resources), each=each)) as workers:
         trial, folder = with_storage(plan, try_study_trial), plan.folder
         yield InWorkers(workers, lambda number: (trial, folder, number, objective), lambda ended: ended)
 

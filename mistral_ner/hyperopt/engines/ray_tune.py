@@ -20,6 +20,7 @@ from ray.tune.stopper import Stopper
 from mistral_ner import files
 from mistral_ner.hyperopt.cluster.connect import join, lend_cluster
 from mistral_ner.hyperopt.cluster.workers import RayWorkers, actor_options
+from mistral_ner.hyperopt.engines.hosts import RELAY_CPUS, Hosts, relay_tune_trial
 from mistral_ner.hyperopt.engines.scheduler import DriverOnly, StudyScheduler
 from mistral_ner.hyperopt.engines.trial import Objective, run_tune_trial
 from mistral_ner.hyperopt.results.finish import finish, record_interrupt
@@ -54,12 +55,18 @@ def run(plan: Plan, objective: Objective | None = None) -> Summary:
             resources = ray_is_there.enter_context(lend_cluster(plan))
             if objective is None:
                 workers = ray_is_there.enter_context(closing(_final_workers(plan, resources)))
-            searcher = StudySearcher(study, watch, workers)
+            hosts = None
+            if plan.config.hyperopt.trials_per_pass > 1:
+                hosts = Hosts(plan, resources)
+                resources = {"cpu": RELAY_CPUS, "gpu": 0.0}
+            searcher = StudySearcher(study, watch, workers, hosts)
             try:
                 _run(plan, searcher, resources, objective)
             except Exception:  # Ray could not write its own files either
                 if study.full_disk is None:
                     raise
+            if hosts is not None:
+                hosts.close()  # before the final trainings, which need their place
             searcher.end_paused()
         if study.interrupted is not None:
             ray_is_there.close()  # and the trials that still run
@@ -74,7 +81,9 @@ def _final_workers(plan: Plan, resources: dict[str, float]) -> RayWorkers:
     """
     own = plan.config.hyperopt.ray_address is None and len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
     alone = own and not resources["gpu"]
-    at_once = min(plan.at_once, capacity.trials_at_once(plan.config)) if alone else plan.at_once
+    at_once = plan.passes
+    if alone:
+        at_once = min(at_once, capacity.count_passes(plan.config, capacity.trials_at_once(plan.config)))
     if not plan.config.hyperopt.final.enabled:
         at_once = 1  # it only scores
     return RayWorkers(plan, {"num_cpus": 0} if alone else actor_options(resources), at_once, ahead=alone)
@@ -84,7 +93,10 @@ def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objec
     bundle = [{"CPU": resources["cpu"], "GPU": resources["gpu"]}]
 
     def trial(config: dict[str, Any]) -> None:
-        run_tune_trial(config, objective)
+        if "host" in config:
+            relay_tune_trial(config)
+        else:
+            run_tune_trial(config, objective)
 
     # otherwise Tune starts one worker after the other, and asks an autoscaling cluster for one trial's resources
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.at_once)
@@ -124,12 +136,15 @@ class StudySearcher(DriverOnly, Searcher):
         study: the search.
         watch: shows its events.
         workers: of the final trainings; they start in the slots that the last trials leave.
+        hosts: run the trials, several in a pass; None: each in its own worker.
     """
 
-    def __init__(self, study: Study, watch: EventLog, workers: RayWorkers | None = None) -> None:
+    def __init__(
+        self, study: Study, watch: EventLog, workers: RayWorkers | None = None, hosts: Hosts | None = None
+    ) -> None:
         hyperopt = study.plan.config.hyperopt
         super().__init__(metric=hyperopt.metric, mode=hyperopt.mode)
-        self.study, self.watch, self.workers = study, watch, workers
+        self.study, self.watch, self.workers, self.hosts = study, watch, workers, hosts
         self.scheduler = StudyScheduler(study, watch)
         self.rule = self.scheduler.rule
         self.numbers: dict[str, int] = {}  # Ray's id of a running trial to the study's number
@@ -150,13 +165,16 @@ class StudySearcher(DriverOnly, Searcher):
                 self.workers.warm_up(self.study.plan.at_once - len(self.numbers))
             # a running trial may be tried again, or let a paused one continue
             return None if self.numbers else Searcher.FINISHED
-        self.numbers[trial_id] = number
         plan = self.study.plan
-        return {
+        found = {
             "number": number,
             "folder": str(plan.folder / trial_name(number)),
             "metric": plan.config.hyperopt.metric,
         }
+        if self.hosts is not None:
+            found["host"] = self.hosts.choose(number, self.numbers.values())
+        self.numbers[trial_id] = number
+        return found
 
     def _next(self) -> int | None:
         """Return the trial to start: one that waits at a rung, one that was cut off, or a new one."""
@@ -217,6 +235,8 @@ class StudySearcher(DriverOnly, Searcher):
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
+        if error and self.hosts is not None:
+            self.hosts.clear(number, self.study.plan.folder / trial_name(number))
         failure = self.scheduler.failures.pop(number, WORKER_DIED if error else None)
         if failure is None and number in self.rule.paused:
             self.watch.log_pause(number, self.rule.verdict(number))

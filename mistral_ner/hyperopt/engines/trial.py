@@ -5,6 +5,7 @@ The config comes from the trial's folder, where the study wrote it, so that a va
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -17,13 +18,13 @@ from omegaconf import DictConfig
 
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
-from mistral_ner.hyperopt.cluster.workers import device_works
+from mistral_ner.hyperopt.cluster.workers import device_works, keep_to_share
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
+from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.opening import open_trial
 from mistral_ner.hyperopt.study.running import RunningTrial
 from mistral_ner.hyperopt.study.study import STARTED
-from mistral_ner.hyperopt.study.trial_log import write_trial_log
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
 FAILURE = "failure"  # the key in a Ray result that says what broke the trial
@@ -54,7 +55,7 @@ def run_tune_trial(trial: dict[str, Any], objective: Objective | None = None) ->
     reporter = _TuneReporter(trial["metric"])
     with write_trial_log(folder):
         try:
-            _call(objective, folder, reporter)
+            run_trial(objective, folder, reporter)
         except (Exception, SystemExit) as error:
             log.exception("the trial failed")
             tune.report({FAILURE: describe_error(error)})
@@ -72,9 +73,9 @@ def run_study_trial(study_folder: Path, number: int, objective: Objective | None
         UserError: the study cannot be opened.
     """
     folder, reporter = study_folder / trial_name(number), _StudyReporter(open_trial(study_folder, number))
-    with write_trial_log(folder):
+    with write_trial_log(folder, this_thread=reporter.plan.config.hyperopt.trials_per_pass > 1):
         try:
-            _call(objective, folder, reporter)
+            run_trial(objective, folder, reporter)
         except SystemExit as end:  # ends the trial, not the process that it runs in
             return Ended(failure=describe_error(end))
     return Ended(stopped=reporter.stopped)
@@ -95,16 +96,22 @@ def try_study_trial(study_folder: Path, number: int, objective: Objective | None
         return Ended(failure=describe_error(error))
 
 
-def _call(objective: Objective | None, folder: Path, report: Callable[[int, dict[str, float]], bool]) -> None:
+def run_trial(objective: Objective | None, folder: Path, report: Callable[[int, dict[str, float]], bool]) -> None:
+    """Call the objective, by default the training of a tagger, with the config of the trial in ``folder``."""
     with locks.hold_folder(folder), files.name_full_disk(folder):
-        (objective or default_objective())(read_saved_config(folder / "config.yaml"), report)
+        config = read_saved_config(folder / "config.yaml")
+        (objective or _default_objective(config))(config, report)
 
 
-def default_objective() -> Objective:
-    """Return the default objective of a search: train a tagger."""
+def _default_objective(config: Config) -> Objective:
     from mistral_ner.training.fit import fit
 
-    return fit
+    keep_to_share(config)
+    if config.hyperopt.trials_per_pass == 1:
+        return fit
+    from mistral_ner.training.together import pass_of_process
+
+    return functools.partial(fit, together=pass_of_process())
 
 
 def describe_error(error: BaseException) -> str:

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner import files
-from mistral_ner.hyperopt.results.final import FOLDER, Final
+from mistral_ner.hyperopt.results.final import Final
 from mistral_ner.hyperopt.results.model_card import name_settings
+from mistral_ner.hyperopt.results.trainings import FOLDER
 from mistral_ner.hyperopt.spec.plan import Plan, train_again, trial_name
 from mistral_ner.hyperopt.spec.quoting import escape_interpolations
 

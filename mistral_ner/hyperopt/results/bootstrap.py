@@ -8,10 +8,12 @@ counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from mistral_ner.metrics import IntArray
 
@@ -55,6 +57,36 @@ def interval(values: FloatArray, level: float = LEVEL) -> tuple[float, float]:
     """Return the percentile interval that holds the share ``level`` (0 to 1) of resampled values."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def pool_variance(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Return the variance within groups of values, pooled over the groups, and its degrees of freedom."""
+    groups = [group for group in groups if group]
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(float(np.var(group)) * len(group) for group in groups)
+    return (squares / freedom if freedom else 0.0), freedom
+
+
+def is_worse(
+    one: Sequence[IntArray], best: Sequence[IntArray], noise: float, freedom: int, error: float = 0.05
+) -> bool:
+    """Whether settings have a lower F1 than the best ones: a one-sided paired test on the same sentences.
+
+    The difference of the mean F1 varies with the sentences, which are resampled in pairs, and with the seeds. It is
+    compared with Student's t of the seeds' degrees of freedom, which are the fewer.
+
+    Args:
+        one: the counts of the trainings of the settings in question, as for :func:`resample_f1`.
+        best: those of the best settings.
+        noise: variance of F1 between seeds of the same settings.
+        freedom: degrees of freedom of ``noise``; without any, nothing is known to be worse.
+        error: probability that settings which are no worse are taken for worse.
+    """
+    if not freedom:
+        return False
+    difference = resample_f1(best) - resample_f1(one)
+    variance = float(difference.var()) + noise * (1 / len(best) + 1 / len(one))
+    return float(difference.mean()) > float(stdtrit(freedom, 1 - error)) * math.sqrt(variance)
 
 
 def distinguishable(first: Sequence[IntArray], other: Sequence[IntArray]) -> bool:

@@ -19,10 +19,19 @@ from mistral_ner import files
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.workers import Workers
 from mistral_ner.hyperopt.results import best_config, report
-from mistral_ner.hyperopt.results.final import Candidate, Final, finalise, finalise_trial
-from mistral_ner.hyperopt.results.model_card import format_interval, name_seeds, name_settings
-from mistral_ner.hyperopt.results.summary import Summary, describe_reports, find_eligible, format_csv, summarise
+from mistral_ner.hyperopt.results.final import Final, finalise, finalise_trial
+from mistral_ner.hyperopt.results.model_card import format_interval, name_new_seeds, name_seeds, name_settings
+from mistral_ner.hyperopt.results.summary import (
+    Summary,
+    choose_unfinished,
+    describe_reports,
+    find_eligible,
+    format_csv,
+    is_unfinished_winner,
+    summarise,
+)
 from mistral_ner.hyperopt.results.tracker import track_search
+from mistral_ner.hyperopt.results.trainings import Candidate
 from mistral_ner.hyperopt.spec.plan import train_again
 from mistral_ner.hyperopt.study.event_log import append_log, format_duration, format_value
 from mistral_ner.hyperopt.study.signals import Interrupted, delay_signals, get_signal_name
@@ -56,6 +65,8 @@ def finish(study: Study, workers: Workers | None = None) -> Summary:
     _refuse_empty(study)
     study.stop_clock()
     with delay_signals():
+        if study.interrupted is None and study.full_disk is None:  # a resumed search will complete some
+            choose_unfinished(study)
         summary = _write(study)
     if workers is not None and _needs_final(study, summary):
         with record_interrupt(study), append_log(study.plan):
@@ -100,9 +111,9 @@ def _run_final(study: Study, summary: Summary, workers: Workers) -> Final:
     found = [
         Candidate(trial.number, study.plan.space.decode(trial.params), value) for trial, value in find_eligible(study)
     ]
-    if study.plan.config.hyperopt.final.enabled:
-        return finalise(study.plan, found, workers)
     best = next(candidate for candidate in found if candidate.trial == summary.best_trial)
+    if study.plan.config.hyperopt.final.enabled and not is_unfinished_winner(study, summary.best_trial or 0):
+        return finalise(study.plan, found, workers)
     return finalise_trial(study.plan, best, workers)
 
 
@@ -135,15 +146,21 @@ def _publish(study: Study, summary: Summary) -> None:
 def _add_final(table: Table, final: dict[str, Any], folder: str) -> None:
     """Add the figures of the final trainings, with those of the search for comparison."""
     for index, result in enumerate(final["settings"]):
-        text = f"{name_settings(result)}: {final['metric']} {result['dev_mean']:.4f} ({name_seeds(final)})"
-        text += f", dev F1 {format_interval(result['dev_f1'], result['dev_f1_interval'])}"
+        text = f"{name_settings(result)}: {final['metric']} {result['dev_mean']:.4f} ({name_seeds(result)})"
+        text += (
+            f", dev F1 {format_interval(result['dev_f1'], result['dev_f1_interval'])}{name_new_seeds(final, result)}"
+        )
         if result["test_f1"] is not None:
             text += f", test F1 {format_interval(result['test_f1'], result['test_f1_interval'])}"
         if result["search_value"] is not None:
             text += f"; the search said {result['search_value']:.4f}"
-        if index and not result["distinguishable"]:
+        if result["out"] is not None:
+            text += f"; {result['out']}"
+        elif index and not result["distinguishable"]:
             text += "; not distinguishable from the winner"
         table.add_row("winner" if not index else "", escape(text))
+    if final["cut"] is not None:
+        table.add_row("cut", escape(final["cut"]))
     table.add_row("final model", f"{folder}/final")
 
 

@@ -41,7 +41,7 @@ def write_card(
         f"{_name_choice(final)}.\n",
         "## Scores\n",
         "Entity-level F1 (exact span and type). The mean is over the seeds, the 95% interval over resampled "
-        "sentences. The value of the search is the best of many, and therefore too high.\n",
+        "sentences. The value of the search is the best of many, and therefore too high; the mean contains it.\n",
         _format_settings(final),
         *(f"{_format_types(split, metrics)}" for split, metrics in scored.items()),
         *([] if merged is None else ["## The merged model\n", merged]),
@@ -62,22 +62,28 @@ def _format_settings(final: dict[str, Any]) -> str:
     ]
     for result in final["settings"]:
         search = "" if result["search_value"] is None else f"{result['search_value']:.4f}"
-        own = format_mean(final, result)
-        dev = format_interval(result["dev_f1"], result["dev_f1_interval"])
+        own = f"{format_mean(result)}, {name_seeds(result)}"
+        dev = format_interval(result["dev_f1"], result["dev_f1_interval"]) + name_new_seeds(final, result)
         test = format_interval(result["test_f1"], result["test_f1_interval"])
         rows.append(f"| {name_settings(result)} | {search} | {own} | {dev} | {test} |")
     return "\n".join(rows) + "\n"
 
 
-def name_seeds(final: dict[str, Any]) -> str:
+def name_seeds(result: dict[str, Any]) -> str:
     """Return over how many seeds a mean is taken."""
-    count = len(final["seeds"])
+    count = len(result["dev"])
     return f"mean of {count} seeds" if count > 1 else "one seed"
 
 
-def format_mean(final: dict[str, Any], result: dict[str, Any]) -> str:
+def name_new_seeds(final: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return a note of the seeds that an F1 on dev is from, if these are not all; a study of before has no such."""
+    new = [seed for seed in result["dev"] if int(seed) in final.get("new_seeds", [])]
+    return f" (new seed{'s' * (len(new) > 1)} {', '.join(new)})" if new else ""
+
+
+def format_mean(result: dict[str, Any]) -> str:
     """Return the mean over the seeds, with its standard deviation where there are several."""
-    return f"{result['dev_mean']:.4f}" + (f" ± {result['dev_std']:.4f}" if len(final["seeds"]) > 1 else "")
+    return f"{result['dev_mean']:.4f}" + (f" ± {result['dev_std']:.4f}" if len(result["dev"]) > 1 else "")
 
 
 def _name_choice(final: dict[str, Any]) -> str:

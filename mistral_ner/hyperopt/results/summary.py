@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mistral_ner.hyperopt.spec.plan import trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_used_up_space
+from mistral_ner.hyperopt.study.promise import best_value
 from mistral_ner.hyperopt.study.study import REASON, VERDICT, Study
-from mistral_ner.training.checkpoint import find_best
+from mistral_ner.training.checkpoint import CHECKPOINTS, find_best
 
 
 @dataclass
@@ -43,6 +46,9 @@ class Summary:
     final: dict[str, Any] | None = None  # final/final.json
 
 
+UNFINISHED = "unfinished"  # user attribute of a study: the trial that it left where none was complete
+
+
 def describe_reports(summary: Mapping[str, Any]) -> str:
     """Return how many reports were run and saved; ``summary`` holds the fields of a Summary."""
     run, saved = summary["reports_run"], summary["reports_saved"]
@@ -58,8 +64,15 @@ def share_saved(summary: Mapping[str, Any]) -> float:
 def find_eligible(study: Study) -> list[tuple[FrozenTrial, float]]:
     """Return the trials that may win, each with the value of its best report.
 
-    They are the complete ones, and those that were cut off because they reached the target.
+    They are the complete ones, and those that were cut off because they reached the target. If there are none, it is
+    the unfinished one that :func:`choose_unfinished` left.
     """
+    found = _find_whole(study)
+    unfinished = [trial for trial in study.trials if is_unfinished_winner(study, trial.number)]
+    return found or [(one, best_value(one, study.plan.sign)) for one in unfinished]
+
+
+def _find_whole(study: Study) -> list[tuple[FrozenTrial, float]]:
     found = []
     for trial in study.trials:
         values = trial.intermediate_values
@@ -67,6 +80,23 @@ def find_eligible(study: Study) -> list[tuple[FrozenTrial, float]]:
         if (trial.state == TrialState.COMPLETE or reached) and (best := find_best(values, study.plan.sign)):
             found.append((trial, best[1]))
     return found
+
+
+def choose_unfinished(study: Study) -> None:
+    """Note which trial a search leaves that has spent its budget before any trial was complete: the best so far."""
+    if study.spent is None or _find_whole(study):
+        return
+    cut_off = [trial for trial in study.trials if trial.state == TrialState.RUNNING and trial.intermediate_values]
+    cut_off = [one for one in cut_off if (study.plan.folder / trial_name(one.number) / CHECKPOINTS).is_dir()]
+    best = find_best({one.number: best_value(one, study.plan.sign) for one in cut_off}, study.plan.sign)
+    if best is not None and math.isfinite(best[1]):
+        study.optuna.set_user_attr(UNFINISHED, best[0])
+
+
+def is_unfinished_winner(study: Study, number: int) -> bool:
+    """Whether a trial is the unfinished one that the search left, and has not gone on since."""
+    left = study.optuna.user_attrs.get(UNFINISHED)
+    return left == number and study.trials[number].state == TrialState.RUNNING
 
 
 def summarise(study: Study) -> Summary:
@@ -103,8 +133,19 @@ def summarise(study: Study) -> Summary:
         failures=failures,
         pareto=_pareto(study),
     )
-    summary.note = _note(summary)
+    summary.note = _note_unfinished(study, summary) or _note(summary)
     return summary
+
+
+def _note_unfinished(study: Study, summary: Summary) -> str | None:
+    best = summary.best_trial
+    if best is None or not is_unfinished_winner(study, best):
+        return None
+    made = len(study.trials[best].intermediate_values)
+    return (
+        f"No trial completed: the best so far is trial {best}, as it is after {made} of {study.plan.reports_per_trial} "
+        "reports."
+    )
 
 
 def _early_end(study: Study, unfinished: bool) -> str | None:

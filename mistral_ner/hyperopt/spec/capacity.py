@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from pathlib import Path
 
@@ -40,19 +41,29 @@ def _has_driver() -> bool:
 
 
 def on_cards(config: Config) -> int | None:
-    """Return how many trials this machine's GPUs hold; None if trials use none, or those of a cluster."""
+    """Return how many trials this machine's GPUs hold; None if trials use none, or those of a cluster.
+
+    Trials that go through the base model together use the GPU of one.
+    """
     gpu = config.hyperopt.resources_per_trial.gpu
     if gpu == 0 or config.hyperopt.ray_address is not None or not (found := gpus()):
         return None
-    return found * max(1, int(1 / (gpu or 1) + 1e-9))  # a trial lies on one card
+    passes = found * max(1, int(1 / (gpu or 1) + 1e-9))  # a trial lies on one card
+    return passes * config.hyperopt.trials_per_pass
+
+
+def count_passes(config: Config, trials: int) -> int:
+    """Return how many workers run that many trials at once: one a trial, or one for those of a pass."""
+    return math.ceil(trials / config.hyperopt.trials_per_pass)
 
 
 def trials_at_once(config: Config) -> int:
     """Return how many trials fit by ``resources_per_trial``; its default is one CPU, and one GPU if there are any.
 
+    Trials that go through the base model together count as one.
     The result is at most the number of trials of the search, so that a few trials share the whole machine.
     """
-    fit = int(cores() / (config.hyperopt.resources_per_trial.cpu or 1))
+    fit = int(cores() / (config.hyperopt.resources_per_trial.cpu or 1)) * config.hyperopt.trials_per_pass
     if (held := on_cards(config)) is not None:
         fit = min(fit, held)
     return max(1, min(fit, config.hyperopt.num_trials))

@@ -17,6 +17,7 @@ from mistral_ner.errors import Fault, nearest
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.constraints import Constraint
 from mistral_ner.hyperopt.spec.parse import searchable_keys
+from mistral_ner.hyperopt.spec.passes import find_pass_faults
 from mistral_ner.hyperopt.spec.space import SearchSpace, at_extremes
 from mistral_ner.training.tracking import tracker_fault
 
@@ -59,6 +60,7 @@ def find_search_faults(config: Config, space: SearchSpace) -> list[Fault]:
         *_space_faults(config, space),
         *_constraint_faults(config, space),
         *_full_tuning_faults(config, space),
+        *find_pass_faults(config, space),
         *filter(None, [tracker_fault(config.tracking)]),
     ]
 
@@ -115,6 +117,7 @@ def _budget_faults(config: Config) -> list[Fault]:
         faults.append(Fault("hyperopt.resources_per_trial.gpu", rule, "hyperopt.resources_per_trial.gpu=0"))
     trials = min(hyperopt.max_concurrent or 1, capacity.on_cards(config) or hyperopt.num_trials)
     cpu, most = hyperopt.resources_per_trial.cpu, capacity.cores()
+    trials = capacity.count_passes(config, trials)
     if cpu is not None and hyperopt.ray_address is None and cpu * trials > most:
         rule = f"{trials} trials of {cpu:g} CPUs do not fit this machine's {most}"
         fix = f"hyperopt.max_concurrent={int(most // cpu)}, or " if cpu <= most else ""

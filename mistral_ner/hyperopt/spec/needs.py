@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mistral_ner.config.schema import Config, ModelConfig
+from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.spec.cards import largest_trial
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.model.source import locate
 
@@ -38,7 +38,7 @@ def describe_needs(plan: Plan, labels: int) -> list[tuple[str, str]]:
     from mistral_ner.model.memory.plan import plan_memory
     from mistral_ner.model.tokenizer import TRAINED_VOCAB_SIZE
 
-    largest = largest_trial(plan)
+    largest = largest_trial(plan.config, plan.space)
     try:
         length = choose_max_length(largest.model, largest.data.max_length)
         planned = {
@@ -66,39 +66,22 @@ def _small_weights(model: ModelConfig) -> int | None:
     return size if 0 < size < _SMALL else None
 
 
-def largest_trial(plan: Plan) -> Config:
-    """Return the config with the largest values that the search may give to what takes memory."""
-    largest = {parameter.path: max(parameter.extremes()) for parameter in plan.space if parameter.path in _TAKE_MEMORY}
-    config = plan.config
-    model = replace(config.model, lora_r=int(largest.get("model.lora_r", config.model.lora_r)))
-    batch = int(largest.get(_BATCH, config.training.per_device_train_batch_size))
-    length = largest.get("data.max_length", config.data.max_length)
-    return replace(
-        config,
-        model=model,
-        training=replace(config.training, per_device_train_batch_size=batch),
-        data=replace(config.data, max_length=length),
-    )
-
-
-_BATCH = "training.per_device_train_batch_size"
-_TAKE_MEMORY = ("model.lora_r", _BATCH, "data.max_length")
-
-
 def _hold(memory: MemoryPlan, plan: Plan) -> str:
     """Hold a trial's plan against the memory that is free on the card, or all that the machine has for its trials."""
     from mistral_ner.model.memory.plan import format_size, free_on_card, memory_of_machine
 
     free, (name, room) = free_on_card(), memory_of_machine()
-    share = plan.config.hyperopt.resources_per_trial.gpu or 1
-    trials = max(1, int(1 / share)) if free is not None else plan.at_once
+    hyperopt = plan.config.hyperopt
+    share = hyperopt.resources_per_trial.gpu or 1
+    workers = max(1, int(1 / share)) if free is not None else plan.passes
+    trials = min(plan.at_once, workers * hyperopt.trials_per_pass)
     room, words = (free, f"free on {name}") if free is not None else (room, f"in {name}")
-    need = (memory.total or memory.least) * trials
+    need = (memory.of_pass(hyperopt.trials_per_pass) or memory.least) * workers
     of_all = f"{trials} at once: {format_size(need)}, and " if trials > 1 else ""
     held = f"{of_all}{format_size(room)} are {words}"
     if need <= room:
         return f"{memory}; {held}"
-    fixes = "training.auto_batch=true, model.gradient_checkpointing=true or a smaller batch"
+    fixes = "training.auto_batch=true, model.gradient_checkpointing=auto or a smaller batch"
     return f"{memory}; {held}, which may not do: {fixes} takes less"
 
 
@@ -112,7 +95,8 @@ def describe_disk(plan: Plan, memory: MemoryPlan) -> str:
     complete = trials
     if plan.asha:
         complete = max(1, math.ceil(trials / hyperopt.asha_reduction_factor ** len(plan.rungs)))
-    final = hyperopt.final.seeds * (hyperopt.final.top_k + 1) if hyperopt.final.enabled else 0
+    # new seeds of each, and the default config's own training; the others are trials
+    final = (hyperopt.final.seeds - 1) * (hyperopt.final.top_k + 1) + 1 if hyperopt.final.enabled else 0
     merged = memory.weights if hyperopt.merge else 0
     parts = {
         f"checkpoints of {min(plan.at_once, trials)} running trials": running,

@@ -10,7 +10,8 @@ from typing import Any
 
 from mistral_ner.config.schema import is_whole, known_keys
 from mistral_ner.errors import Fault, nearest
-from mistral_ner.hyperopt.spec.space import KINDS, Parameter, SearchSpace
+from mistral_ner.hyperopt.spec.priors import read_prior
+from mistral_ner.hyperopt.spec.space import FIRST, KINDS, Parameter, SearchSpace
 
 _SEARCHABLE = ("model.", "data.", "training.", "seed")  # other groups say how to search, not what to train
 
@@ -26,7 +27,7 @@ _COMPARED_BY = {
 _GROUPS = ("model", "data", "training", "search_space", "hyperopt", "budget", "tracking", "debug")
 
 
-_FIELDS = {"type", "low", "high", "step", "choices", "path", "when"}
+_FIELDS = {"type", "low", "high", "step", "choices", "path", "when", "prior"}
 
 
 def searchable_keys() -> list[str]:
@@ -44,6 +45,7 @@ def parse(block: Mapping[str, Any], arguments: Iterable[str] = ()) -> tuple[Sear
     inner = block.get("search_space")
     if len(block) == 1 and isinstance(inner, Mapping) and "type" not in inner:
         block = inner  # a file that was pasted with the line "search_space:"
+    first, block = block.get(FIRST), {name: spec for name, spec in block.items() if name != FIRST}
     names = tuple(map(str, block))
     parameters = [_read_parameter(str(name), spec, faults, names) for name, spec in block.items()]
     found = {parameter.name: parameter for parameter in parameters if parameter is not None}
@@ -52,7 +54,21 @@ def parse(block: Mapping[str, Any], arguments: Iterable[str] = ()) -> tuple[Sear
     settled = [_settle_ends(parameter, found, faults) for parameter in found.values()]
     found = {parameter.name: parameter for parameter in settled if parameter is not None}
     faults += _find_duplicates(found.values()) + _find_bad_conditions(found)
-    return SearchSpace(tuple(sorted(found.values(), key=lambda p: len(p.when)))), faults
+    in_order = tuple(sorted(found.values(), key=lambda p: len(p.when)))
+    return SearchSpace(in_order, _read_first(first, found, faults)), faults
+
+
+def _read_first(first: Any, found: Mapping[str, Parameter], faults: list[Fault]) -> tuple[dict[str, Any], ...]:
+    """Read the settings to try first; those that an override has put outside of the space are left out."""
+    key = f"search_space.{FIRST}"
+    if not isinstance(first or [], list | tuple) or not all(isinstance(one, Mapping) for one in first or []):
+        faults.append(Fault(key, f"must be a list of settings by parameter name, found {first!r}", f"{key}=[]"))
+        return ()
+    known = {*found, *(path.rpartition(".")[2] for path in searchable_keys())}
+    for name in {str(name) for one in first or [] for name in one} - known:
+        faults.append(Fault(key, f"{name!r} is no parameter{nearest(name, known)}", f"{key}=[]"))
+    settings = [{name: value for name, value in one.items() if name in found} for one in first or []]
+    return tuple(one for one in settings if one and all(found[name].holds(value) for name, value in one.items()))
 
 
 def _read_parameter(name: str, spec: Any, faults: list[Fault], names: Sequence[str] = ()) -> Parameter | None:
@@ -77,8 +93,16 @@ def _read_parameter(name: str, spec: Any, faults: list[Fault], names: Sequence[s
         return None
     conditions = tuple((str(other), value) for other, value in when.items())
     if kind == "choice":
-        return _read_choice(name, path, spec, conditions, faults)
-    return _read_range(name, path, str(kind), spec, conditions, faults, names)
+        read = _read_choice(name, path, spec, conditions, faults)
+    else:
+        read = _read_range(name, path, str(kind), spec, conditions, faults, names)
+    if read is None or spec.get("prior") is None:
+        return read
+    prior = read_prior(spec["prior"], read.kind)
+    if isinstance(prior, str):
+        faults.append(Fault(f"{key}.prior", f"{prior}, found {spec['prior']!r}", f"{key}.prior=null"))
+        return None
+    return replace(read, prior=prior)
 
 
 def _read_choice(name: str, path: str, spec: Any, when: Any, faults: list[Fault]) -> Parameter | None:

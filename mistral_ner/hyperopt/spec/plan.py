@@ -18,6 +18,7 @@ from mistral_ner.config.check import absolute_paths, check, named_by_time, read
 from mistral_ner.config.schema import STRATEGIES, Config, TrackingConfig
 from mistral_ner.errors import ConfigError, Fault, UserError
 from mistral_ner.hyperopt.spec import capacity
+from mistral_ner.hyperopt.spec.cards import share_of_card
 from mistral_ner.hyperopt.spec.constraints import Constraint
 from mistral_ner.hyperopt.spec.faults import (
     find_inert_keys,
@@ -83,6 +84,7 @@ class Plan:
             raise ConfigError(faults)
         for warning in find_inert_keys(config, arguments):
             log.warning(warning)
+        config.hyperopt.resources_per_trial.gpu = share_of_card(config, space)
         return cls(_settle(config), space, named_by_time=named_by_time(cfg))
 
     @cached_property
@@ -119,12 +121,13 @@ class Plan:
 
     @property
     def enqueued(self) -> list[dict[str, Any]]:
-        """Settings to try first, by parameter name: the config's own if they lie in the space, then ``enqueue``."""
+        """Settings to try first by parameter name: the config's own if the space holds them, enqueue, the space's."""
         hyperopt = self.config.hyperopt
         values = {parameter.name: value_at(self.config, parameter.path) for parameter in self.space}
         default = {parameter.name: values[parameter.name] for parameter in self.space.in_play(values)}
         fits = hyperopt.enqueue_default and self.space.holds(values) and self.allows(default)
-        wanted = [default] * fits + hyperopt.enqueue
+        first = [dict(one) for one in self.space.first if self.allows(one)]
+        wanted = [default] * fits + hyperopt.enqueue + first
         # whole settings are trained once; what leaves some parameters open is another setting each time
         return [
             one for place, one in enumerate(wanted) if one not in wanted[:place] or not default.keys() <= one.keys()
@@ -139,6 +142,11 @@ class Plan:
     def at_once(self) -> int:
         """How many trials run at once."""
         return _at_once(self.config)
+
+    @property
+    def passes(self) -> int:
+        """How many workers these trials need: one each, or one for ``trials_per_pass`` of them."""
+        return capacity.count_passes(self.config, self.at_once)
 
     @property
     def asha(self) -> bool:
@@ -234,11 +242,15 @@ def _settle(config: Config) -> Config:
 
 
 def cpus_per_trial(config: Config) -> float:
-    """Return the CPUs of one trial: the config's, else one on a cluster or a share of this machine."""
+    """Return the CPUs of one trial, or of those that share a pass.
+
+    They are the config's, else one on a cluster or a share of this machine.
+    """
     wanted = config.hyperopt.resources_per_trial.cpu
     if wanted is None and config.hyperopt.ray_address is not None:
         return 1.0
-    return wanted if wanted is not None else max(0.01, round(capacity.cores() / _at_once(config), 2))
+    workers = capacity.count_passes(config, _at_once(config))
+    return wanted if wanted is not None else max(0.01, round(capacity.cores() / workers, 2))
 
 
 def _at_once(config: Config) -> int:

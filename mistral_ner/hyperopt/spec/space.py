@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mistral_ner.hyperopt.spec.priors import Bell, Prior, Weights
+
 if TYPE_CHECKING:
     from numpy.random import Generator
     from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
 
+FIRST = "first"  # the key of a space that holds the settings to try first
 KINDS = ("uniform", "loguniform", "choice", "int", "logint")
 
 
@@ -37,6 +40,7 @@ class Parameter:
     choices: tuple[Any, ...] = ()
     when: tuple[tuple[str, Any], ...] = ()  # the values of other parameters for which this one is in play
     within: tuple[tuple[str, str], ...] = ()  # ends (low, high) that are another parameter's value in each trial
+    prior: Prior | None = None
 
     def suggest(self, trial: BaseTrial) -> Any:
         """Ask an Optuna trial for a value; choices that are not scalars are stored as JSON text."""
@@ -77,13 +81,40 @@ class Parameter:
 
     def draw(self, rng: Generator) -> Any:
         """Return a random value, of a log kind evenly over the orders of magnitude."""
-        values = self.values() if self.kind in ("choice", "int") or self.step is not None else None
-        if values is not None:
-            return values[int(rng.integers(len(values)))]
+        return self.at(float(rng.random()))
+
+    def at(self, place: float) -> Any:
+        """Return the value at a place from 0 to 1; values that can be counted share that range evenly."""
+        if (values := self._steps()) is not None:
+            return values[min(int(place * len(values)), len(values) - 1)]
         if not self.kind.startswith("log"):
-            return float(rng.uniform(self.low, self.high))
-        value = min(max(math.exp(rng.uniform(math.log(self.low), math.log(self.high))), self.low), self.high)
+            return self.low + place * (self.high - self.low)
+        value = min(max(self.low * (self.high / self.low) ** place, self.low), self.high)
         return round(value) if self.kind == "logint" else value
+
+    def place(self, value: Any) -> float:
+        """Return the place of a value, which :meth:`at` turns into that value again."""
+        if (values := self._steps()) is not None:
+            if self.kind == "choice":
+                return (values.index(value) + 0.5) / len(values)
+            return float(((value - self.low) / (self.step or 1) + 0.5) / len(values))
+        if self.kind.startswith("log"):
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return float((value - self.low) / (self.high - self.low))
+
+    def _steps(self) -> list[Any] | None:
+        return self.values() if self.kind in ("choice", "int") or self.step is not None else None
+
+    @property
+    def belief(self) -> Bell | Weights | None:
+        """The prior over places from 0 to 1."""
+        if self.prior is None:
+            return None
+        if self.kind == "choice":
+            return self.prior.weigh(self.choices)
+        span = math.log(self.high / self.low) if self.kind.startswith("log") else self.high - self.low
+        width = math.log(self.prior.width) if self.kind.startswith("log") else self.prior.width
+        return Bell(self.place(self.prior.center), width / span)
 
     def distribution(self) -> BaseDistribution:
         """Return the values as an Optuna distribution."""
@@ -107,6 +138,8 @@ class Parameter:
             if self.step is not None:
                 block["step"] = int(self.step) if whole else self.step
             block |= dict(self.within)
+        if self.prior is not None:
+            block["prior"] = self.prior.to_block()
         return block | ({"when": dict(self.when)} if self.when else {})
 
     def extremes(self) -> list[Any]:
@@ -127,9 +160,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The parameters of a search; those that others depend on come first."""
+    """The parameters of a search, those that others depend on first, and settings to try first by parameter name."""
 
     parameters: tuple[Parameter, ...]
+    first: tuple[Mapping[str, Any], ...] = ()
 
     def __iter__(self) -> Any:
         return iter(self.parameters)
@@ -192,7 +226,8 @@ class SearchSpace:
 
     def to_block(self) -> dict[str, Any]:
         """Return the space as a ``search_space`` block that :func:`parse` reads."""
-        return {parameter.name: parameter.to_block() for parameter in self.parameters}
+        first = {FIRST: [dict(one) for one in self.first]} if self.first else {}
+        return {parameter.name: parameter.to_block() for parameter in self.parameters} | first
 
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return config values by parameter name for the parameters that Optuna stored."""
@@ -209,7 +244,8 @@ class SearchSpace:
 
     def describe(self) -> dict[str, str]:
         """Return the parameters as text by name, to compare two spaces."""
-        return {p.name: f"{p.path} {p}" + (f" when {dict(p.when)}" if p.when else "") for p in self.parameters}
+        texts = {p.name: f"{p.path} {p}" + (f" when {dict(p.when)}" if p.when else "") for p in self.parameters}
+        return {p.name: texts[p.name] + (f" prior {p.prior.to_block()}" if p.prior else "") for p in self.parameters}
 
 
 def _as_scalar(choice: Any) -> Any:

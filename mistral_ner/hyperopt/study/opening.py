@@ -15,7 +15,7 @@ import optuna
 from filelock import Timeout
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config, to_container
@@ -23,6 +23,7 @@ from mistral_ner.data.read import reads_the_same
 from mistral_ner.errors import ConfigError, UserError, nearest
 from mistral_ner.hyperopt.spec.parse import parse
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config
+from mistral_ner.hyperopt.study.known import rank_warm_trials
 from mistral_ner.hyperopt.study.running import RunningTrial
 from mistral_ner.hyperopt.study.samplers import build_pruner, build_sampler, silence_optuna
 from mistral_ner.hyperopt.study.storage import JOURNAL, STORAGE_URL, check_journal, open_storage, settle
@@ -62,7 +63,7 @@ def lead_study(plan: Plan) -> Iterator[Study]:
         raise _build_exists_error(plan)
     if not exists and plan.config.hyperopt.resume:
         raise UserError(_explain_nothing_to_resume(plan))
-    warm = read_warm_trials(plan)
+    warm = _read_warm_trials(plan)
     prepare_tracker(plan.config.tracking)
     silence_optuna()
     if renames:  # another search may have begun in the same second
@@ -310,41 +311,15 @@ def _save_config(plan: Plan) -> None:
     files.write_yaml(plan.folder / "config.yaml", container)
 
 
-def read_warm_trials(plan: Plan) -> list[FrozenTrial]:
-    """Return the ended trials of the study ``hyperopt.warm_start`` whose settings lie in this search's space.
+def _read_warm_trials(plan: Plan) -> list[FrozenTrial]:
+    """Return the trials of the earlier studies that ``hyperopt.warm_start`` names, in this search's space.
 
     Raises:
         UserError: there is no such study, or it searched for another metric.
     """
-    name = plan.config.hyperopt.warm_start
-    if name is None:
-        return []
-    near = plan.folder.parent / name
-    earlier = read_study(near if near.is_dir() else files.expand(name))
-    theirs, ours = earlier.plan.config.hyperopt, plan.config.hyperopt
-    if (theirs.metric, theirs.mode) != (ours.metric, ours.mode) or theirs.second_metric != ours.second_metric:
-        raise UserError(
-            f"hyperopt.warm_start={name} looked for {theirs.metric} ({theirs.mode}), this search for {ours.metric} "
-            f"({ours.mode}); fix: hyperopt.metric={theirs.metric} hyperopt.mode={theirs.mode}, or no warm_start"
-        )
-    distributions = plan.space.distributions()
-    found = []
-    for trial in earlier.trials:
-        values = earlier.plan.space.decode(trial.params)
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not plan.space.holds(values):
-            continue
-        params = plan.space.encode({name: values[name] for name in plan.space.names if name in values})
-        known = optuna.trial.create_trial(
-            state=trial.state,
-            values=trial.values if trial.state == TrialState.COMPLETE else None,
-            params=params,
-            distributions={name: distributions[name] for name in params},
-            intermediate_values=trial.intermediate_values,
-        )
-        known.number = _APART + trial.number
-        found.append(known)
-    log.info("warm start: %d of %d trials of %s lie in the search space", len(found), len(earlier.trials), name)
+    found: list[FrozenTrial] = []
+    for place, name in enumerate(plan.config.hyperopt.earlier_studies, 1):
+        near = plan.folder.parent / name
+        earlier = read_study(near if near.is_dir() else files.expand(name))
+        found += rank_warm_trials(plan, name, earlier.plan, earlier.trials, place)
     return found
-
-
-_APART = 10**6  # added to the numbers of an earlier study's trials, so that they differ from those of this one

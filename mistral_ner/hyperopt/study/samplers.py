@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import heapq
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +22,14 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.promise import Judge, best_value, estimate
+from mistral_ner.hyperopt.spec.priors import share_even_draws
+from mistral_ner.hyperopt.spec.space import Parameter
+from mistral_ner.hyperopt.study.known import APART, KnownTrials
+from mistral_ner.hyperopt.study.promise import Judge
 from mistral_ner.hyperopt.study.proposals import CheckedSampler
-from mistral_ner.hyperopt.study.running import SECOND
-from mistral_ner.training.checkpoint import find_best
 
+_TRUST = 5.0  # how many trials weigh as much as a prior in TPE's choice among candidates, see bench/README.md
 _CANDIDATES = 8  # TPE proposes the best of these; fewer explore more (Optuna: 24), see bench/README.md
-# The trials of a long study that samplers see. The time of a proposal grows with them, and older trials that are not
-# among the best weigh little.
-_LATEST, _BEST = 500, 25  # TPE counts at most 25 trials as good
 INFEASIBLE = "memory"  # the constraint that a trial breaks if its settings do not fit the device's memory
 
 
@@ -54,13 +51,14 @@ def build_sampler(plan: Plan, trial: int, known: KnownTrials | None = None) -> B
 
 def _build_own(plan: Plan, seed: int, known: KnownTrials) -> BaseSampler:
     hyperopt = plan.config.hyperopt
-    startup = hyperopt.optuna_n_startup_trials
+    startup, start = hyperopt.optuna_n_startup_trials, _build_random(plan, seed, known)
     if hyperopt.optuna_sampler == "TPE":
         # constant_liar counts running trials as poor, so that two workers do not get the same point. Sampling each
         # parameter by itself found good settings sooner here than sampling them jointly.
         return _TPE(
             known,
             Judge(plan),
+            start,
             seed=seed,
             n_startup_trials=startup,
             n_ei_candidates=_CANDIDATES,
@@ -71,20 +69,32 @@ def _build_own(plan: Plan, seed: int, known: KnownTrials) -> BaseSampler:
         return CmaEsSampler(
             seed=seed,
             n_startup_trials=max(1, startup),
-            independent_sampler=RandomSampler(seed=seed),
+            independent_sampler=start,
             warn_independent_sampling=False,
             source_trials=list(known.warm) or None,
         )
     if hyperopt.optuna_sampler == "GPSampler":
-        return _GP(known, Judge(plan), seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        return _GP(
+            known,
+            Judge(plan),
+            seed=seed,
+            n_startup_trials=startup,
+            independent_sampler=start,
+            warn_independent_sampling=False,
+        )
     if hyperopt.optuna_sampler == "QMC":  # one sequence over all trials, so its seed must not change
         return QMCSampler(
             seed=plan.config.seed,
             scramble=True,
-            independent_sampler=RandomSampler(seed=seed),
+            independent_sampler=start,
             warn_independent_sampling=False,
         )
-    return RandomSampler(seed=seed)
+    return start
+
+
+def _build_random(plan: Plan, seed: int, known: KnownTrials) -> RandomSampler:
+    believed = [parameter for parameter in plan.space if parameter.prior is not None]
+    return _Believer(plan, believed, seed, known) if believed else RandomSampler(seed=seed)
 
 
 def explain_choices(plan: Plan) -> str | None:
@@ -99,62 +109,75 @@ def explain_choices(plan: Plan) -> str | None:
     }.get(plan.config.hyperopt.optuna_sampler)
 
 
-@dataclass
-class KnownTrials:
-    """Trials that samplers see in another form than the study holds them, or that it does not hold."""
+class _Believer(RandomSampler):
+    """Draws at random: parameters with a prior mostly by it, the others evenly.
 
-    warm: Sequence[FrozenTrial] = ()  # ended trials of an earlier study
-    at_work: Collection[int] | None = None  # numbers of running trials that do not wait at a rung; None: all of them
-    _so_far: dict[int, float] = field(default_factory=dict)  # the best report of trials that have ended
+    It draws the trials with which a sampler begins, what that sampler cannot model, and all of a random search.
+    """
 
-    def complete(self, trials: list[FrozenTrial], judge: Judge) -> list[FrozenTrial]:
-        """Return the latest trials and the best of the older ones, as a sampler should see them.
+    def __init__(self, plan: Plan, believed: Iterable[Parameter], seed: int, known: KnownTrials) -> None:
+        super().__init__(seed=seed)
+        self._own = np.random.default_rng(seed)
+        self._plan, self._believed, self._known = plan, {one.name: one for one in believed}, known
+        self._even: dict[str, float] = {}
 
-        Those that were stopped early or that wait at a rung are complete ones, with an estimate of their value.
-        Optuna's TPE ranks every stopped trial below every complete one. The first trials at a rung may pass it, however
-        poor they are, and TPE would take them for the best; GP would ignore the stopped trials. Trials that wait are
-        running ones in the study, and TPE takes those for poor.
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        parameter = self._believed.get(param_name)
+        if parameter is None or parameter.belief is None:
+            return super().sample_independent(study, trial, param_name, param_distribution)
+        coin, place = self._own.random(2).tolist()
+        if coin >= self.share_even_draws(study, parameter):
+            place = parameter.belief.quantile(place)
+        return self._plan.space.encode({param_name: parameter.at(place)})[param_name]
+
+    def share_even_draws(self, study: Any, parameter: Parameter) -> float:
+        """Return the share of even draws of a parameter, the same all through a proposal."""
+        if not self._even:
+            view = study if isinstance(study, _KnownStudy) else _KnownStudy(study, self._known, Judge(self._plan))
+            trials = [one for one in view.get_trials(False, (TrialState.COMPLETE,)) if one.number < APART]
+            for name, one in self._believed.items():
+                seen = [trial for trial in trials if name in trial.params]
+                ratios = [_log_ratio(one, one.decode(trial.params[name])) for trial in seen]
+                self._even[name] = share_even_draws(ratios, [self._plan.sign * trial.values[0] for trial in seen])
+        return self._even[parameter.name]
+
+    def decode(self, name: str, values: Any) -> list[Any]:
+        """Return what the config gets for numbers that stand for values in Optuna's samplers."""
+        parameter = self._believed.get(name)
+        if parameter is None:
+            return []
+        distribution = parameter.distribution()
+        return [parameter.decode(distribution.to_external_repr(float(value))) for value in values]
+
+    def weigh(self, study: Any, name: str, values: Sequence[Any]) -> Any:
+        """Return what the prior adds to the log score of proposed values of a parameter, in the form of the config.
+
+        As in πBO it fades with the number of trials (https://arxiv.org/abs/2204.11051, equation 6), and with the share
+        of even draws.
         """
-        values = {trial.number: self._best_so_far(trial, judge.plan.sign) for trial in trials if self._counts(trial)}
-        older = [trial for trial in trials[:-_LATEST] if trial.number in values]
-        # with two metrics any of the older ones may be one that no other beats in both
-        most = _BEST if judge.plan.config.hyperopt.second_metric is None else len(older)
-        best = {t.number for t in heapq.nlargest(most, older, key=lambda t: judge.plan.sign * values[t.number])}
-        kept = [trial for trial in older if trial.number in best] + trials[-_LATEST:]
-        of_an_earlier_study = {trial.number for trial in self.warm}  # its losses may be of other data
-        known = [t for t in kept if t.number in values and t.number not in of_an_earlier_study]
-        values |= estimate(judge, known)
-        return [t if t.number not in values else _as_complete(t, values[t.number], judge.plan.sign) for t in kept]
-
-    def _counts(self, trial: FrozenTrial) -> bool:
-        """Whether a trial has ended or waits at a rung, and has something to show."""
-        waits = trial.state == TrialState.RUNNING and self.at_work is not None and trial.number not in self.at_work
-        stopped = (trial.state == TrialState.PRUNED or waits) and bool(trial.intermediate_values)
-        return stopped or trial.state == TrialState.COMPLETE
-
-    def _best_so_far(self, trial: FrozenTrial, sign: int) -> float:
-        if trial.state == TrialState.COMPLETE:
-            return float(trial.values[0])
-        if trial.state == TrialState.RUNNING:
-            return best_value(trial, sign)
-        return self._so_far.setdefault(trial.number, best_value(trial, sign))
+        parameter = self._believed.get(name)
+        if parameter is None:
+            return 0.0
+        ended = len(study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)))
+        trust = (1 - self.share_even_draws(study, parameter)) * _TRUST / max(1, ended)
+        return trust * np.array([_log_ratio(parameter, value) for value in values])
 
 
-def _as_complete(trial: FrozenTrial, value: float, sign: int) -> FrozenTrial:
-    """Return a trial as a complete one with ``value``; a second metric is that of its best report so far."""
-    if trial.state == TrialState.COMPLETE:
-        return trial
-    completed = copy.copy(trial)
-    best = find_best(trial.intermediate_values, sign)
-    second = [float(trial.user_attrs[SECOND][str(best[0])])] if best and SECOND in trial.user_attrs else []
-    completed.state, completed.values = TrialState.COMPLETE, [value, *second]
-    return completed
+def _log_ratio(parameter: Parameter, value: Any) -> float:
+    return 0.0 if parameter.belief is None else parameter.belief.log_ratio(parameter.place(value))
 
 
 class _InformedSampler:
     """Shows a sampler more trials than Optuna would: those of an earlier study, and those that ran out of memory.
 
     Optuna's samplers ignore failed trials, but they should avoid settings that do not fit the device.
+
+    Args:
+        known: the trials to show.
+        judge: of trials that were stopped early.
+        settings: of Optuna's sampler.
     """
 
     def __init__(self, known: KnownTrials, judge: Judge, **settings: Any) -> None:
@@ -183,7 +206,25 @@ class _InformedSampler:
 
 
 class _TPE(_InformedSampler, TPESampler):
-    pass
+    """Optuna's TPE; its first trials are drawn by ``start``, which Optuna's does not let one choose."""
+
+    def __init__(self, known: KnownTrials, judge: Judge, start: RandomSampler, **settings: Any) -> None:
+        super().__init__(known, judge, **settings)
+        self._start, self._startup = start, int(settings["n_startup_trials"])
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        view: Any = self._open_view(study)
+        if len(view.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED))) < self._startup:
+            return self._start.sample_independent(view, trial, name, distribution)
+        return super().sample_independent(view, trial, name, distribution)
+
+    def _compute_acquisition_func(self, samples: dict[str, Any], mpe_below: Any, mpe_above: Any) -> Any:
+        """Return the score of each candidate, weighed by the priors; Optuna's own name (5.0), which is not public."""
+        scores = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
+        if isinstance(self._start, _Believer):
+            for name, values in samples.items():
+                scores = scores + self._start.weigh(self._view, name, self._start.decode(name, values))
+        return scores
 
 
 class _GP(_InformedSampler, GPSampler):

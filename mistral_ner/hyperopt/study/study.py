@@ -25,10 +25,11 @@ from mistral_ner.config.schema import to_container
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import Ledger, find_spent_budget, find_used_up_space
+from mistral_ner.hyperopt.study.known import KnownTrials
 from mistral_ner.hyperopt.study.promise import Seen, look_at
 from mistral_ner.hyperopt.study.proposals import CheckedSampler
 from mistral_ner.hyperopt.study.running import SECOND, RunningTrial, read_metrics
-from mistral_ner.hyperopt.study.samplers import INFEASIBLE, KnownTrials, build_sampler
+from mistral_ner.hyperopt.study.samplers import INFEASIBLE, build_sampler
 from mistral_ner.hyperopt.study.signals import delay_signals
 from mistral_ner.hyperopt.study.storage import settle
 from mistral_ner.training.checkpoint import find_best, reports_on_disk
@@ -68,7 +69,7 @@ class Study:
     plan: Plan
     optuna: optuna.Study
     storage: BaseStorage  # of the study
-    warm: list[FrozenTrial] = field(default_factory=list)  # trials of an earlier study, seen by the sampler only
+    warm: list[FrozenTrial] = field(default_factory=list)  # trials of earlier studies, seen by the sampler only
     started: float = field(default_factory=time.monotonic)
     interrupted: str | None = None  # the name of the signal
     full_disk: str | None = None  # the message of a write that failed for lack of space

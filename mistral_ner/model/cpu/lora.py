@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear
 from torch import nn
 
 from mistral_ner.model.cpu.dropout import draw_mask, drop
 from mistral_ner.model.cpu.merged import is_plain
+from mistral_ner.model.lora import LoraLinear
 
 _Narrow = dict[torch.dtype, tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -62,7 +62,7 @@ class _Layer(torch.autograd.Function):
         return of_x, None, None, of_a.float(), of_b.float(), None, None
 
 
-class QuickLora(Linear):
+class QuickLora(LoraLinear):
     """peft's linear layer with LoRA, quicker in training; else, and where it is not plain, as it was."""
 
     narrow: _Narrow  # the frozen weight and bias in the format of the products
@@ -93,7 +93,7 @@ def quick_lora(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer.__class__ = Linear
+            layer.__class__ = LoraLinear
             del layer.narrow
 
 

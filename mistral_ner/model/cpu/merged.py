@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import Linear, LoraLayer
 from torch import nn
+
+from mistral_ner.model.lora import BaseTunerLayer, LoraLinear
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iter
     modules = list(model.modules())
     layers: list[Any] = [module for module in modules if is_plain(module)]
     weights = [layer.get_base_layer().weight for layer in layers]
-    if not any(isinstance(module, LoraLayer) for module in modules):
+    if not any(isinstance(module, BaseTunerLayer) for module in modules):
         weights = [module.weight for module in modules if type(module) is nn.Linear and _is_wide(module.weight)]
     own = [weight.data for weight in weights]
     threads = torch.get_num_threads()
@@ -50,7 +51,7 @@ def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iter
 
 def is_plain(module: nn.Module) -> bool:
     """Tell whether a module is peft's plain LoRA, switched on, over a float32 layer on the CPU."""
-    if not isinstance(module, Linear) or module.disable_adapters or module.merged or any(module.use_dora.values()):
+    if not isinstance(module, LoraLinear) or module.disable_adapters or module.merged or any(module.use_dora.values()):
         return False
     return _is_wide(module.get_base_layer().weight)
 

@@ -70,8 +70,8 @@ def _of_lora(network: Network, formats: Formats, rank: int, dropout: float) -> f
         inputs = mask * inputs + small * (inputs if small < _FLOAT else _distinct(network, formats))
     elif dropout:
         inputs *= small + mask
-    elif small < _FLOAT or formats.stream < _FLOAT:
-        inputs *= small  # peft casts each to float32, and autocast casts a copy of it back
+    elif formats.stream != small:
+        inputs *= small  # each gets a copy of its own, cast by autocast or by peft
     else:
         inputs = small * _distinct(network, formats)
     return float(inputs + small * rank * len(network.adapted) / layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -47,6 +47,10 @@ class MemoryPlan:
         """The sum; None if the activations are not known."""
         return None if self.activations is None else self.least + self.activations + self.buffers
 
+    def of_pass(self, trials: int) -> float | None:
+        """Return what so many trials take that go through the network together; None if it is not known."""
+        return None if self.total is None else self.weights + trials * (self.total - self.weights)
+
     def __str__(self) -> str:
         parts = f"weights {format_size(self.weights)}, adapter and optimiser {format_size(self.trained)}"
         if self.activations is None:
@@ -79,6 +83,24 @@ def plan_memory(config: Config, labels: int, vocab_size: int, length: int, on_gp
             activations += formats.products * numbers  # autocast's copies of the trained weights
     buffers = tokens * _of_gradients(network) + _unpacked(network, formats) + (_CUDA if on_gpu else 0)
     return MemoryPlan(_weights(network, model, formats), _TRAINED * numbers, activations, buffers, numbers)
+
+
+def fits_whole(
+    config: Config, labels: int, vocab_size: int, length: int, on_gpu: bool, room: float, trials: int = 1
+) -> bool:
+    """Whether a training fits into ``room`` bytes without computing activations again.
+
+    Args:
+        config, labels, vocab_size, length, on_gpu: as for :func:`plan_memory`.
+        room: bytes, of which a tenth stays free: the plan is right to about that.
+        trials: how many of its kind go through the network together.
+
+    Raises:
+        UserError: as :func:`plan_memory`.
+    """
+    whole = replace(config, model=replace(config.model, gradient_checkpointing=False))
+    total = plan_memory(whole, labels, vocab_size, length, on_gpu).of_pass(trials)
+    return total is not None and total <= 0.9 * room
 
 
 def count_trained(network: Network, model: ModelConfig, labels: int) -> int:
@@ -137,6 +159,16 @@ def memory_of_machine() -> tuple[str, float]:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(), float(torch.cuda.get_device_properties(0).total_memory)
     return "this machine", float(psutil.virtual_memory().total)
+
+
+def room_of_process() -> float:
+    """Return the bytes that a training of this process may use now: what is free of its GPU and what it holds itself.
+
+    On a CPU it is what the machine has available.
+    """
+    if not torch.cuda.is_available():
+        return float(psutil.virtual_memory().available)
+    return float(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
 
 
 def free_on_card() -> float | None:

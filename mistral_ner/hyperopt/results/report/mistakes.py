@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mistral_ner.data.schemes import spans
-from mistral_ner.hyperopt.results.final import FOLDER
+from mistral_ner.hyperopt.results.trainings import FOLDER
 from mistral_ner.metrics import scores_of_counts
 
 log = logging.getLogger(__name__)

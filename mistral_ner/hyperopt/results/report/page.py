@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from mistral_ner.hyperopt.results import best_config
-from mistral_ner.hyperopt.results.model_card import format_mean, name_seeds, name_settings
+from mistral_ner.hyperopt.results.model_card import format_mean, name_new_seeds, name_seeds, name_settings
 from mistral_ner.hyperopt.results.report.figure import STATE_COLOURS, Figure, escape
 from mistral_ner.hyperopt.results.report.mistakes import KINDS, Findings, describe_findings
 from mistral_ner.hyperopt.results.report.parts import (
@@ -107,7 +107,7 @@ def _tiles(rows: StudyRows) -> str:
     best = "none" if rows.best is None else f"{summary['best_value']:.4f}"
     label = f"best {rows.metric} on dev" + ("" if rows.best is None else f", trial {rows.best.number}")
     if rows.final and rows.final.get("settings"):
-        label = f"{rows.metric} of the winner on dev, {name_seeds(rows.final)}; best single trial {best}"
+        label = f"{rows.metric} of the winner on dev, {name_seeds(rows.final['settings'][0])}; best single trial {best}"
         best = f"{rows.final['settings'][0]['dev_mean']:.4f}"
     tiles = [
         (best, label),
@@ -154,17 +154,25 @@ def _final(final: dict[str, Any], metric: str) -> str:
     metric, settings = final.get("metric", metric), final.get("settings", [])
     lines = [
         [
-            *("winner" if not place else "", name_settings(one), format_mean(final, one)),
-            *(_interval(one["dev_f1"], one["dev_f1_interval"]), _interval(one["test_f1"], one["test_f1_interval"])),
+            *("winner" if not place else "", name_settings(one), format_mean(one)),
+            _interval(one["dev_f1"], one["dev_f1_interval"]) + name_new_seeds(final, one),
+            _interval(one["test_f1"], one["test_f1_interval"]),
             "" if one["search_value"] is None else f"{one['search_value']:.4f}",
-            "" if not place else "yes" if one["distinguishable"] else "not distinguishable from the winner",
+            _compared(place, one),
         ]
         for place, one in enumerate(settings)
     ]
     head = ["", "settings", f"mean {metric} on dev", "F1 on dev (95% interval)", "F1 on test (95% interval)"]
     table = build_table([*head, f"{metric} in the search", "worse than the winner"], lines, long=6, cards=True)
     chosen = [[name, format_value(value)] for one in settings[:1] for name, value in one["params"].items()]
-    return table + build_table(["setting", "value"], chosen)
+    cut = f'<p class="soft">Cut, for want of time: {escape(final["cut"])}.</p>' if final.get("cut") else ""
+    return table + cut + build_table(["setting", "value"], chosen)
+
+
+def _compared(place: int, result: dict[str, Any]) -> str:
+    """Return how settings compare with the winner, which stands at the first place."""
+    worse = "yes" if result["distinguishable"] else "not distinguishable from the winner"
+    return "" if not place else "; ".join(filter(None, [worse, result.get("out")]))
 
 
 def _interval(value: float | None, bounds: Any) -> str:

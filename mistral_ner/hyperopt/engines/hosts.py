@@ -1,0 +1,185 @@
+"""Trials of Ray Tune that go through the base model together: they run in hosts, and their Tune workers relay reports.
+
+A host is a Ray actor that runs several trials, each in a thread of its own. Tune knows one worker a trial; here that
+worker only asks the host for the trial's next report, and tells it whether the trial goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mistral_ner.hyperopt.cluster.workers import device_works, worker_class
+from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, describe_error, run_trial
+from mistral_ner.hyperopt.spec.plan import Plan
+from mistral_ner.hyperopt.study.event_log import write_trial_log
+
+RELAY_CPUS = 0.01  # of a worker that relays reports
+_ENDED = "ended"
+_PATIENCE = 60.0  # seconds for a host that Ray starts again
+
+log = logging.getLogger(__name__)
+
+
+class Hosts:
+    """The hosts of a search, started at once; Ray starts one again that died.
+
+    Args:
+        plan: the search.
+        resources: CPUs and GPUs of a pass.
+    """
+
+    def __init__(self, plan: Plan, resources: dict[str, float]) -> None:
+        together = plan.config.hyperopt.trials_per_pass
+        cpus = max(0.0, resources["cpu"] - RELAY_CPUS * together)
+        options = {"num_cpus": cpus, "num_gpus": resources["gpu"], "max_restarts": -1}
+        # a thread for each trial that asks for its report, and for one that ends another's remains
+        actor = worker_class({**options, "max_concurrency": 2 * together}, _Host)
+        self._actors = {
+            name: actor.options(name=name).remote()
+            for name in (f"host-{uuid.uuid4().hex[:12]}" for _ in range(plan.passes))
+        }
+        self._of: dict[int, str] = {}  # the host of each trial
+
+    def choose(self, number: int, running: Iterable[int]) -> str:
+        """Return the name of the host with the fewest of the trials that run, and remember it for trial ``number``."""
+        busy = Counter(self._of[one] for one in running if one in self._of)
+        self._of[number] = min(self._actors, key=lambda name: busy[name])
+        return self._of[number]
+
+    def clear(self, number: int, folder: Path) -> None:
+        """End what is left of a trial whose Tune worker died, so that it can run again."""
+        import ray
+
+        if (name := self._of.get(number)) is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._actors[name].clear.remote(str(folder)), timeout=_PATIENCE)
+
+    def close(self) -> None:
+        """End the hosts, whatever they are doing."""
+        import ray
+
+        for actor in self._actors.values():
+            ray.kill(actor)
+
+
+class _Host:
+    """Runs trials in threads; lives in a Ray actor."""
+
+    def __init__(self) -> None:
+        self._trials: dict[str, _Trial] = {}  # by folder
+
+    def there(self) -> None:
+        """Return, which shows that the host has started."""
+
+    def begin(self, folder: str) -> tuple[str, Any]:
+        """Start a trial and return its first report, or how it ended."""
+        self.clear(folder)
+        self._trials[folder] = _Trial(Path(folder))
+        return self._next(folder)
+
+    def go_on(self, folder: str, stop: bool) -> tuple[str, Any]:
+        """Let a trial go on, or stop; return its next report, or how it ended."""
+        self._trials[folder].answers.put(stop)
+        return self._next(folder)
+
+    def clear(self, folder: str) -> None:
+        """Stop a trial that nobody asks any more at its next report."""
+        if (trial := self._trials.pop(folder, None)) is not None:
+            trial.answers.put(True)
+            trial.answers.put(True)  # one for a report that it may be making
+            trial.thread.join()
+
+    def _next(self, folder: str) -> tuple[str, Any]:
+        trial = self._trials[folder]
+        kind, value = trial.events.get()
+        if kind != REPORT:
+            trial.thread.join()
+            if self._trials.get(folder) is trial:  # else it was cleared, and perhaps begun again
+                del self._trials[folder]
+        if kind == FAILURE and not device_works():
+            import ray
+
+            ray.actor.exit_actor()  # type: ignore[no-untyped-call]  # the others on this card fail alike; Ray starts another host
+        return kind, value
+
+
+class _Trial:
+    """A trial that runs in a thread of its host."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.answers: queue.Queue[bool] = queue.Queue()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        with write_trial_log(self.folder, this_thread=True):
+            try:
+                run_trial(None, self.folder, self._report)
+            except (Exception, SystemExit) as error:
+                log.exception("the trial failed")
+                self.events.put((FAILURE, describe_error(error)))
+                return
+        self.events.put((_ENDED, None))
+
+    def _report(self, number: int, metrics: dict[str, float]) -> bool:
+        self.events.put((REPORT, {**metrics, REPORT: number}))
+        return self.answers.get()
+
+
+def relay_tune_trial(trial: dict[str, Any]) -> None:
+    """Run the trial in ``trial["folder"]`` in its host, and report each evaluation to Ray Tune."""
+    import ray
+    from ray import tune
+
+    host, folder, metric = ray.get_actor(trial["host"]), trial["folder"], trial["metric"]
+    _wait_for(host)
+    kind, value = _ask(host.begin.remote(folder))
+    stop: SystemExit | None = None
+    while kind == REPORT:
+        if metric not in value:
+            known = ", ".join(sorted(value.keys() - {REPORT}))
+            tune.report({FAILURE: f"KeyError: no report has the metric {metric!r}; there are: {known}"})
+            ray.get(host.clear.remote(folder))
+            return
+        try:
+            tune.report(value)
+        except SystemExit as end:  # this is how Ray Tune ends a trial's thread
+            stop = end
+        kind, value = _ask(host.go_on.remote(folder, stop is not None))
+    if stop is not None:
+        raise stop
+    if kind == FAILURE:
+        tune.report({FAILURE: value})
+
+
+def _ask(reference: Any) -> tuple[str, Any]:
+    import ray
+
+    answer: Any = ray.get(reference)
+    return answer[0], answer[1]
+
+
+def _wait_for(host: Any) -> None:
+    """Wait for a host that Ray may be starting again."""
+    import ray
+
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            ray.get(host.there.remote())
+            return
+        except ray.exceptions.ActorUnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)

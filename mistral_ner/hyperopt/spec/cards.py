@@ -1,0 +1,70 @@
+"""How many trials share a GPU, from the memory plan of the largest of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+from mistral_ner.config.schema import Config
+from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.spec import capacity
+from mistral_ner.hyperopt.spec.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+_USED = 0.9  # of a card; the plan is right to about a tenth
+_LABELS = 9  # CoNLL's: the data is not read yet
+
+
+def largest_trial(config: Config, space: SearchSpace) -> Config:
+    """Return the config with the largest values that the search may give to what takes memory."""
+    largest = {parameter.path: max(parameter.extremes()) for parameter in space if parameter.path in _TAKE_MEMORY}
+    model = replace(config.model, lora_r=int(largest.get("model.lora_r", config.model.lora_r)))
+    batch = int(largest.get(_BATCH, config.training.per_device_train_batch_size))
+    length = largest.get("data.max_length", config.data.max_length)
+    return replace(
+        config,
+        model=model,
+        training=replace(config.training, per_device_train_batch_size=batch),
+        data=replace(config.data, max_length=length),
+    )
+
+
+_BATCH = "training.per_device_train_batch_size"
+_TAKE_MEMORY = ("model.lora_r", _BATCH, "data.max_length")
+
+
+def share_of_card(config: Config, space: SearchSpace) -> float | None:
+    """Return what one worker gets of a GPU if ``hyperopt.resources_per_trial.gpu`` is null; None: a whole one.
+
+    As many workers share a card as the plan has room for, but no more than there are CPUs for each card.
+    """
+    wanted = config.hyperopt.resources_per_trial.gpu
+    if wanted is not None or config.hyperopt.ray_address is not None or not (cards := capacity.gpus()):
+        return wanted
+    if any(parameter.path in ("model.model_name", "model.quantization", "model.tuning") for parameter in space):
+        return None
+    from mistral_ner.model.memory.plan import memory_of_machine
+
+    need = _need_of_worker(largest_trial(config, space))
+    fit = 1 if need is None else int(_USED * memory_of_machine()[1] / need)
+    workers = min(fit, capacity.cores() // cards, math.ceil(config.hyperopt.num_trials / cards))
+    if workers < 2:
+        return None
+    log.info("%d trials share a GPU, by the memory plan; hyperopt.resources_per_trial.gpu=1 gives each one", workers)
+    return math.floor(1e4 / workers) / 1e4
+
+
+def _need_of_worker(largest: Config) -> float | None:
+    """Return the bytes that a worker takes of a GPU with its trials; None if it is not known."""
+    from mistral_ner.model.limits import choose_max_length  # late: it imports torch
+    from mistral_ner.model.memory.plan import plan_memory
+    from mistral_ner.model.tokenizer import TRAINED_VOCAB_SIZE
+
+    try:
+        length = choose_max_length(largest.model, largest.data.max_length)
+        plan = plan_memory(largest, _LABELS, TRAINED_VOCAB_SIZE, length, on_gpu=True)
+    except UserError:  # said when the model is looked at
+        return None
+    return plan.of_pass(largest.hyperopt.trials_per_pass)
