@@ -2,10 +2,10 @@
 
 .venv/bin/python bench/campaign.py [--seed N] [--case NAME] [--jobs N]  writes results/campaign.json
 
-Killed with SIGKILL, by process id, are: the driver as it starts, in the middle of the search, in the middle of a write,
-and while it writes the results; a worker, in the middle of a report or of a write; the driver with all that it has
-started. The search is then resumed at once, while what outlived the kill may still run, and killed again. In the end,
-the study must have exactly the trials asked for, each with its true state and values, each report run once.
+Killed with SIGKILL, by process id, are: the driver as it starts, in the middle of the search or of a write, and while it
+writes the results; a worker, in the middle of a report or of a write; the driver with all that it has started. The
+search is then resumed at once, beside what outlived the kill, and killed again. In the end, the study must have just the
+trials asked for, with their true states and values, each report run once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ LIFE, ENVIRONMENT = HERE / "campaign_life.py", {**os.environ, "PYTHONPATH": os.p
 _DRIVER_WRITES = (("study.journal", 30), ("config.yaml", 3))
 _RESULTS = ("summary.json", "trials.csv", "best_config.yaml", "report.html")
 _WORKER_WRITES = ("checkpoint.json", "result.json")
-
 
 # Starts campaign_life.py with what it is told, as JSON; its output goes to the end of a file.
 Start = Callable[[str, Path], "subprocess.Popen[bytes]"]

@@ -1,9 +1,8 @@
 """The study: every trial of a search, on disk, and the one place that decides how a trial ended.
 
 Every engine asks the study for settings, passes each report to it, and tells it when a trial is over. A trial that used
-its whole budget becomes COMPLETE with the value of its best report. A trial that was stopped early becomes PRUNED and
-keeps its intermediate values. A broken trial becomes FAIL, with the reason. A trial that was cut off by a crash, a
-signal or the end of a budget stays RUNNING, and a resumed search continues it.
+its whole budget becomes COMPLETE with the value of its best report. A trial that was stopped early becomes PRUNED, a
+broken one FAIL with the reason. One that was cut off stays RUNNING, and a resumed search continues it.
 """
 
 from __future__ import annotations
