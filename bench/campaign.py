@@ -2,9 +2,9 @@
 
 .venv/bin/python bench/campaign.py [--seed N] [--case NAME] [--jobs N]  writes results/campaign.json
 
-Killed with SIGKILL, by process id, are: the driver as it starts, in the middle of the search or of a write, and while it
+Killed with SIGKILL, by process id, are: the driver as it starts, in the middle of the search or of a write, while it
 writes the results; a worker, in the middle of a report or of a write; the driver with all that it has started. The
-search is then resumed at once, beside what outlived the kill, and killed again. In the end, the study must have just the
+search is then resumed at once, beside what outlived the kill, and killed again. In the end, the study must have the
 trials asked for, with their true states and values, each report run once.
 """
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from arithmetic import run
-from test_ended_from_outside import start
+from test_ended_from_outside import script, start
 
 from mistral_ner.errors import UserError
 
@@ -35,15 +35,23 @@ if "--mode=specific-server" in sys.orig_argv and os.path.exists({broken!r}):
 def ran(folder: Path, strategy: str, noting: int = 0, **hyperopt: Any) -> subprocess.CompletedProcess[str]:
     """Run a search to its end, of :func:`noting` or of arithmetic; none is left over if it takes too long.
 
-    In a process of its own: one that Ray's client fails in is left in its client mode.
+    In a new process: one that Ray's client fails in is left in its client mode, and Ray asks for its token when it is
+    imported.
     """
-    notes = {"objective": f"noting({noting})", "more": "from test_cluster import noting"} if noting else {}
-    search = start(folder, strategy, seconds=0, **{"num_trials": 4, **notes, **hyperopt})
-    try:
-        output, _ = search.communicate(timeout=600)
-    finally:
-        search.kill()
-    return subprocess.CompletedProcess([], search.returncode, output)
+    objective, more = (
+        ("noting({noting})", "from test_cluster import noting") if noting else ("arithmetic(seconds=0)", "")
+    )
+    code = script(folder, strategy, objective.format(noting=noting), more, **{"num_trials": 4, **hyperopt})
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -43,17 +43,22 @@ def start(
     **hyperopt: Any,
 ) -> warm.Process:
     """Start a search of six trials in a process of its own; ``more`` is code that ``objective`` needs."""
-    code = SCRIPT.format(
+    code = script(folder, strategy, objective or f"arithmetic(seconds={seconds!r})", more, **hyperopt)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return warm.Process(["-c", code], Path.cwd(), env)
+
+
+def script(folder: Path, strategy: str, objective: str, more: str = "", **hyperopt: Any) -> str:
+    """Return the code of a search of six trials in ``folder``, for a process of its own."""
+    return SCRIPT.format(
         root=str(ROOT),
         tests=str(Path(__file__).parent),
         folder=str(folder),
         strategy=strategy,
-        objective=objective or f"arithmetic(seconds={seconds!r})",
+        objective=objective,
         more=more,
         hyperopt={"num_trials": 6, **hyperopt},
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return warm.Process(["-c", code], Path.cwd(), env)
 
 
 def until_reported(folder: Path, reports: int, process: warm.Process) -> None:
