@@ -94,7 +94,7 @@ def batches_by_tokens(rows: Sequence[Row], tokens: int, one_length: bool = False
     start = 0
     while start < len(order):
         longest = lengths[order[start]]
-        size = max(1, tokens // max(1, longest))
+        size = max(1, tokens // choose_width(max(1, longest), 0 if one_length else None))
         if one_length:
             size = sum(lengths[index] == longest for index in order[start : start + size])
         yield order[start : start + size]
