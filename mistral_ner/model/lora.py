@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 _BITSANDBYTES = "bitsandbytes"
 
@@ -54,6 +55,13 @@ with without_bitsandbytes():
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS_OF_TYPES
     from peft.utils.other import TrainableTokensWrapper
 
+
+def can_leave_casts(model: Any) -> bool:
+    """Return whether peft can switch the casts of every adapter's inputs off: not those of new embeddings (0.21)."""
+    adapters = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return all(hasattr(module, "cast_input_dtype_enabled") for module in adapters)
+
+
 __all__ = [
     "TARGETS_OF_TYPES",
     "BaseTunerLayer",
@@ -63,6 +71,7 @@ __all__ = [
     "PeftModel",
     "TaskType",
     "TrainableTokensWrapper",
+    "can_leave_casts",
     "disable_input_dtype_casting",
     "get_peft_model",
     "get_peft_model_state_dict",

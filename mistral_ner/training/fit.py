@@ -30,7 +30,7 @@ from mistral_ner.model.cpu.dropout import quick_dropout
 from mistral_ner.model.cpu.lora import quick_lora
 from mistral_ner.model.cpu.products import wide_products
 from mistral_ner.model.hardware import precision, usable_precision
-from mistral_ner.model.lora import disable_input_dtype_casting
+from mistral_ner.model.lora import can_leave_casts, disable_input_dtype_casting
 from mistral_ner.model.stored import COLUMNS
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation
@@ -207,7 +207,7 @@ def _computing(model: Any, config: Config, at_once: int) -> Iterator[None]:
     with (
         name_memory_errors(what, "training.auto_batch=true, or a smaller training.per_device_train_batch_size"),
         # peft would cast LoRA's inputs to float32, and autocast a copy of them back
-        disable_input_dtype_casting(model, active=config.training.precision != "fp32"),
+        disable_input_dtype_casting(model, active=config.training.precision != "fp32" and can_leave_casts(model)),
         quick_dropout(model),
         quick_lora(model),
         quick_attention(model, config),
