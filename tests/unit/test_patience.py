@@ -23,6 +23,10 @@ from mistral_ner.hyperopt.study.opening import lead_study
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import check_folder, has_lost_patience, reports_on_disk
 
+# a training whose loss goes up and down: its rate is far too high, and stays so
+RESTLESS = {"metric": "eval_loss", "mode": "min", "num_epochs": 2, "reports": 8, "threads": 1}
+RESTLESS |= {"learning_rate": 3.0, "lr_scheduler_type": "constant"}
+
 
 @pytest.mark.parametrize(
     ("values", "sign", "patience", "lost"),
@@ -79,7 +83,7 @@ def test_patience_acts_where_no_scheduler_decides(tmp_path: Path) -> None:
 
 
 def test_a_training_ends_when_it_gets_no_better(tiny: dict[str, Any], tmp_path: Path, cold: None) -> None:
-    settings = {"metric": "eval_loss", "mode": "min", "learning_rate": 0.3, "num_epochs": 2, "reports": 8, "threads": 1}
+    settings = {**RESTLESS}
     tiny["training"] = settings
     fit(tiny)
     whole = [row["eval_loss"] for row in reports_on_disk(tmp_path / "run")]
@@ -96,7 +100,7 @@ def test_a_training_ends_when_it_gets_no_better(tiny: dict[str, Any], tmp_path: 
 def test_trials_and_final_trainings_of_a_search_end_when_they_get_no_better(
     tiny: dict[str, Any], tmp_path: Path, cold: None
 ) -> None:
-    settings = {"metric": "eval_loss", "mode": "min", "learning_rate": 0.3, "num_epochs": 2, "reports": 8, "threads": 1}
+    settings = {**RESTLESS}
     tiny["training"] = {**settings, "patience": 1}
     tiny["search_space"] = {"weight_decay": {"type": "choice", "choices": [0.0, 0.1]}}
     place = {"strategy": "random", "optuna_sampler": "Random", "results_dir": str(tmp_path), "study_name": "s"}
