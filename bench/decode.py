@@ -9,7 +9,6 @@ Rows that are there are not made again.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from quality import files_of
-from recipe import SETS
+from recipe import SETS, files_of
+from tables import append_row, read_rows
 
 from mistral_ner.config.check import check
 from mistral_ner.metrics import IntArray
@@ -39,11 +38,11 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=["sample", "music", "politics", "wnut17_500"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     args = parser.parse_args()
-    done = {(row["set"], int(row["seed"])) for row in csv.DictReader(TABLE.open())} if TABLE.exists() else set()
+    done = {(row["set"], int(row["seed"])) for row in read_rows(TABLE)}
     for seed in args.seeds:
         for name in args.sets:
             if (name, seed) not in done:
-                append([name, seed, *both_ways(files_of(args.data, name), seed)])
+                append_row(TABLE, COLUMNS, [name, seed, *both_ways(files_of(args.data, name), seed)])
 
 
 def both_ways(read: dict[str, Any], seed: int) -> list[float]:
@@ -64,17 +63,6 @@ def both_ways(read: dict[str, Any], seed: int) -> list[float]:
                 for tags in (logits.argmax(-1), decode(logits, evaluation.lengths, evaluation.labels)):
                     found.append(evaluation.score(tags)["f1"])
     return found
-
-
-def append(row: list[Any]) -> None:
-    """Add a line, and the head to a new table."""
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row])
-    print(*row, flush=True)
 
 
 def decode(logits: FloatArray, lengths: npt.ArrayLike, labels: Sequence[str]) -> IntArray:

@@ -23,7 +23,6 @@ Each row goes to results/quality.csv at once; rows that are there are not made a
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -34,7 +33,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recipe import SETS
+from recipe import SETS, files_of
+from tables import append_row, read_rows
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -74,7 +74,7 @@ def main() -> None:
 
 def _fill(args: argparse.Namespace, name: str, side: str, seed: int) -> None:
     """Make the missing rows of one side on one set with one seed."""
-    done = {(row["set"], row["side"], float(row["minutes"]), int(row["seed"])) for row in rows(args.table)}
+    done = {(row["set"], row["side"], float(row["minutes"]), int(row["seed"])) for row in read_rows(args.table)}
     wanted = [0.0] if side == "default" else sorted(args.minutes)
     missing = [minutes for minutes in wanted if (name, side, minutes, seed) not in done]
     if not missing:
@@ -83,17 +83,10 @@ def _fill(args: argparse.Namespace, name: str, side: str, seed: int) -> None:
     if side not in PEERS:
         for minutes in missing:
             found = by_us(args, read, minutes, seed) if minutes else by_default(args, read, seed)
-            append(args.table, [name, side, minutes, seed, *found])
+            append_row(args.table, COLUMNS, [name, side, minutes, seed, *found])
         return
     for minutes, found in by_peer(args, name, side, missing, seed).items():
-        append(args.table, [name, side, minutes, seed, *found])
-
-
-def files_of(data: Path, name: str) -> dict[str, Any]:
-    """Return the keys of ``data`` for a set of bench/recipe.py; {} is the sample."""
-    return {
-        key: str((data / value).absolute()) if key.endswith("_file") else value for key, value in SETS[name].items()
-    }
+        append_row(args.table, COLUMNS, [name, side, minutes, seed, *found])
 
 
 def _launch(args: argparse.Namespace, overrides: list[str], read: dict[str, Any], folder: Path) -> float:
@@ -164,28 +157,10 @@ def by_peer(args: argparse.Namespace, name: str, side: str, minutes: list[float]
     return found
 
 
-def rows(table: Path) -> list[dict[str, str]]:
-    """Return the lines of the table."""
-    return list(csv.DictReader(table.open(encoding="utf-8"))) if table.exists() else []
-
-
-def append(table: Path, row: list[Any]) -> None:
-    """Add a line, and the head to a new table."""
-    new = not table.exists()
-    with table.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerow(
-            [f"{value:.4f}" if isinstance(value, float) and value != int(value) else value for value in row]
-        )
-    print(*row, flush=True)
-
-
 def print_table(table: Path) -> None:
     """Print the mean test F1 over seeds of every set, side and number of minutes."""
     found: dict[tuple[str, str, float], list[float]] = {}
-    for row in rows(table):
+    for row in read_rows(table):
         found.setdefault((row["set"], row["side"], float(row["minutes"])), []).append(float(row["test_f1"]))
     for (name, side, minutes), values in sorted(found.items()):
         print(f"{name:12} {side:8} {minutes:5g} min  test F1 {statistics.mean(values):.3f}  seeds {len(values)}")

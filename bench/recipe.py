@@ -10,13 +10,14 @@ trained again. Prints the mean and the worst seed of every set and recipe.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from tables import append_row, read_rows
 
 from mistral_ner.train import fit
 
@@ -65,20 +66,18 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["default", "before"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     args = parser.parse_args()
-    done = {(row["set"], row["recipe"], int(row["seed"])) for row in rows()}
+    done = {(row["set"], row["recipe"], int(row["seed"])) for row in read_rows(TABLE)}
     for recipe in args.recipes:
         for seed in args.seeds:
             for name in args.sets:
                 if (name, recipe, seed) not in done:
-                    append([name, recipe, seed, *train(args.data, name, recipe, seed)])
+                    append_row(TABLE, COLUMNS, [name, recipe, seed, *train(args.data, name, recipe, seed)])
     print_table()
 
 
 def train(data: Path, name: str, recipe: str, seed: int) -> list[float]:
     """Train once; return the best report's dev F1, the optimiser steps and the seconds of wall time."""
-    read = {
-        key: str((data / value).absolute()) if key.endswith("_file") else value for key, value in SETS[name].items()
-    }
+    read = files_of(data, name)
     with tempfile.TemporaryDirectory() as folder:
         config: dict[str, Any] = {"output_dir": f"{folder}/run", "seed": seed, **RECIPES[recipe]}
         config["training"] = {**config.get("training", {}), "threads": 1}
@@ -91,26 +90,17 @@ def train(data: Path, name: str, recipe: str, seed: int) -> list[float]:
     return [best, last["step"], seconds]
 
 
-def rows() -> list[dict[str, str]]:
-    """Return the lines of the table."""
-    return list(csv.DictReader(TABLE.open(encoding="utf-8"))) if TABLE.exists() else []
-
-
-def append(row: list[Any]) -> None:
-    """Add a line, and the head to a new table."""
-    new = not TABLE.exists()
-    with TABLE.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerow([f"{value:.4f}" if isinstance(value, float) else value for value in row])
-    print(*row, flush=True)
+def files_of(data: Path, name: str) -> dict[str, Any]:
+    """Return the keys of ``data`` for a set; {} is the sample."""
+    return {
+        key: str((data / value).absolute()) if key.endswith("_file") else value for key, value in SETS[name].items()
+    }
 
 
 def print_table() -> None:
     """Print the mean over seeds and the worst seed of every set and recipe."""
     found: dict[tuple[str, str], list[float]] = {}
-    for row in rows():
+    for row in read_rows(TABLE):
         found.setdefault((row["set"], row["recipe"]), []).append(float(row["dev_f1"]))
     for (name, recipe), values in found.items():
         print(f"{name:12} {recipe:20} mean {statistics.mean(values):.3f}  worst {min(values):.3f}  seeds {len(values)}")

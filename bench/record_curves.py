@@ -19,6 +19,7 @@ from typing import Any
 
 import optuna
 import yaml
+from tables import read_rows
 
 from mistral_ner.hyperopt.spec.parse import parse
 from mistral_ner.hyperopt.spec.space import SearchSpace
@@ -45,7 +46,7 @@ def main() -> None:
 
     space = load_space(args.space)
     table = HERE / "results" / f"signals_{args.data}{f'_{part}of{parts}' if parts > 1 else ''}.csv"
-    done = {int(row["setting"]) for row in csv.DictReader(table.open())} if table.exists() else set()
+    done = {int(row["setting"]) for row in read_rows(table)}
     for number, values in enumerate(settings(space, args.settings, args.seed)):
         if number not in done and number % parts == part:
             append(table, space, number, values, curve(args.data, space.by_path(values)))
