@@ -24,19 +24,19 @@ def choose_width(longest: int, limit: int | None) -> int:
     return rounded if limit is None else max(longest, min(rounded, limit))
 
 
-def collate(rows: Sequence[Row], pad_id: int, width: int | None = None) -> dict[str, torch.Tensor]:
-    """Pad rows on the right to ``width`` tokens; padding has the label -100, which is ignored.
+def collate(rows: Sequence[Row], pad_id: int, limit: int | None = 0) -> dict[str, torch.Tensor]:
+    """Pad rows on the right to one width; padding has the label -100, which is ignored.
 
     Args:
-        rows: of at most ``width`` tokens.
+        rows: windows.
         pad_id: the tokenizer's.
-        width: None: the tokens of the longest row.
+        limit: as for :func:`choose_width`; 0: as wide as the longest row.
 
     Returns:
         ``attention_mask`` and ``labels``, (rows, width) int64, and ``input_ids`` of the same kind; for rows with
         activations (``hidden``) ``inputs_embeds`` instead, (rows, width, hidden).
     """
-    shape = (len(rows), max(len(row["input_ids"]) for row in rows) if width is None else width)
+    shape = (len(rows), choose_width(max(len(row["input_ids"]) for row in rows), limit))
     ids = np.full(shape, pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, -100, dtype=np.int64)

@@ -25,7 +25,7 @@ from mistral_ner.model.hardware import autocast, product_dtype, usable_precision
 from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import reads_padding
 from mistral_ner.model.stored import lend_trained
-from mistral_ner.training.batches import batches_by_tokens, buffers, choose_width, collate
+from mistral_ner.training.batches import batches_by_tokens, buffers, collate
 from mistral_ner.training.memory import OutOfMemoryError, free_memory, name_memory_errors
 from mistral_ner.training.prepare import prepare
 
@@ -100,8 +100,7 @@ class Forward:
         self, model: Any, device: torch.device, with_loss: bool, positions: int | None, rows: Sequence[Row]
     ) -> _Computed:
         """Return the words' logits of the rows of a batch, their mean loss, and the count of labelled tokens."""
-        longest = max(len(row["input_ids"]) for row in rows)
-        batch = collate(rows, self.pad_id, choose_width(longest, positions))
+        batch = collate(rows, self.pad_id, positions)
         labels = batch["labels"] if with_loss else batch.pop("labels")
         with torch.inference_mode(), autocast(self.precision):  # both hold for the thread that enters them
             output = model(**{name: value.to(device) for name, value in batch.items()})

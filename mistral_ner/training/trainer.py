@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,11 +20,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.utils import logging as transformers_logging
 
 from mistral_ner.config.schema import TrainingConfig
-from mistral_ner.data.rows import Row
 from mistral_ner.model import save_weights
 from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import mask_without_waiting
-from mistral_ner.training.batches import ByLength, choose_width, collate, pieces
+from mistral_ner.training.batches import ByLength, collate, pieces
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation, MeanLoss
 from mistral_ner.training.memory import TrainingError, peak_on_card
@@ -63,7 +62,10 @@ class NerTrainer(Trainer):
     ) -> None:
         positions = find_limit(getattr(kwargs["model"], "config", None))
         super().__init__(
-            data_collator=lambda rows: _collate(rows, pad_id, positions),
+            data_collator=lambda rows: {
+                **collate(rows, pad_id, positions),
+                LENGTHS: [len(row["input_ids"]) for row in rows],
+            },
             compute_loss_func=_mean_loss,
             **kwargs,
         )
@@ -161,11 +163,6 @@ class NerTrainer(Trainer):
         self.log(dict(metrics))  # a copy: log adds keys
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def _collate(rows: Sequence[Row], pad_id: int, positions: int | None) -> dict[str, Any]:
-    lengths = [len(row["input_ids"]) for row in rows]
-    return {**collate(rows, pad_id, choose_width(max(lengths), positions)), LENGTHS: lengths}
 
 
 def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:

@@ -122,7 +122,7 @@ def test_a_batch_is_as_wide_as_a_multiple_of_eight_within_the_model_s_positions(
     assert [choose_width(longest, None) for longest in (1, 8, 9, 500)] == [8, 8, 16, 504]
     assert [choose_width(longest, 500) for longest in (9, 495, 497, 500)] == [16, 496, 500, 500]
     assert choose_width(13, 0) == 13, "no room for padding"
-    batch = collate([row(2), row(3)], pad_id=7, width=8)
+    batch = collate([row(2), row(3)], pad_id=7, limit=None)
     assert {name: tuple(values.shape) for name, values in batch.items()} == dict.fromkeys(batch, (2, 8))
     assert batch["input_ids"][1].tolist() == [0, 1, 2, 7, 7, 7, 7, 7]
     assert batch["labels"][1].tolist() == [1, 1, 1, *[-100] * 5]

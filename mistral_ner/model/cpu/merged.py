@@ -34,7 +34,8 @@ def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iter
     try:
         torch.set_num_threads(1)  # so that the bits of the sums do not depend on their number
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            for layer, weight in zip(layers, weights, strict=False):
+            for layer in layers:
+                weight = layer.get_base_layer().weight
                 weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
                 layer._disable_adapters = True
             for weight in weights:
