@@ -128,17 +128,22 @@ def test_each_has_the_numbers_that_it_has_alone(tiny: dict[str, Any], kind: str,
     assert max(values) > 0.5, "nothing was learnt"
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_both_attentions_of_both_decoders(tiny: dict[str, Any], attention: str, bidirectional: bool) -> None:
-    tiny["model"].update(attention=attention, bidirectional=bidirectional)
-    alone = variants(tiny)[:2]
+def assert_same_together(alone: list[dict[str, Any]]) -> None:
+    """Train each alone, then all of them together, and compare."""
     together = [elsewhere(one, "together") for one in alone]
     for one in alone:
         fit(one)
     fit_together(together)
     for one, other in zip(together, alone, strict=True):
         assert_equal_numbers(one, other)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_both_attentions_of_both_decoders(tiny: dict[str, Any], attention: str, bidirectional: bool) -> None:
+    tiny["model"].update(attention=attention, bidirectional=bidirectional)
+    alone = variants(tiny)[:2]
+    assert_same_together(alone)
 
 
 def test_checkpointing_draws_the_same_dropout_again(tiny: dict[str, Any]) -> None:
@@ -175,12 +180,7 @@ def test_upper_layers_only(tiny: dict[str, Any]) -> None:
     tiny["model"]["lora_layers"] = "top:1"
     tiny["model"]["frozen_prefix"] = False
     alone = variants(tiny)
-    together = [elsewhere(one, "together") for one in alone]
-    for one in alone:
-        fit(one)
-    fit_together(together)
-    for one, other in zip(together, alone, strict=True):
-        assert_equal_numbers(one, other)
+    assert_same_together(alone)
 
 
 def test_a_trial_stops_and_another_starts_without_touching_the_others(tiny: dict[str, Any]) -> None:
