@@ -9,7 +9,7 @@ import pytest
 from command import files_in, launch, shown, words
 
 DEFAULT_SPACE = {
-    "learning_rate": "training.learning_rate loguniform(0.0002, 0.004)",
+    "learning_rate": "training.learning_rate loguniform(0.0002, 0.004) around 0.001, width 2",
     "lora_r": "model.lora_r choice(4, 8, 16, 32)",
     "per_device_train_batch_size": "training.per_device_train_batch_size choice(4, 8)",
     "warmup_ratio": "training.warmup_ratio uniform(0, 0.2)",
@@ -28,7 +28,10 @@ SPACES: list[tuple[list[str], dict[str, str | None]]] = [
             "min_steps": "training.min_steps int(200, 1200)",
         },
     ),
-    (["search_space.learning_rate.high=3e-4"], {"learning_rate": "training.learning_rate loguniform(0.0002, 0.0003)"}),
+    (
+        ["search_space.learning_rate.high=3e-4"],
+        {"learning_rate": "training.learning_rate loguniform(0.0002, 0.0003) around 0.001, width 2"},
+    ),
     (["search_space.lora_r.choices=[8,16]"], {"lora_r": "model.lora_r choice(8, 16)"}),
     (["~search_space.warmup_ratio"], {"warmup_ratio": None}),
     (
@@ -132,7 +135,7 @@ def test_every_form_on_every_strategy(tmp_path: Path, strategy: str) -> None:
     done = launch(tmp_path, "-m", f"hyperopt={strategy}", *overrides, "hyperopt.dry_run=true")
     assert done.returncode == 0, shown(done)
     for row in (
-        "learning_rate training.learning_rate loguniform(0.0002, 0.0003)",
+        "learning_rate training.learning_rate loguniform(0.0002, 0.0003) around 0.001, width 2",
         "lora_r model.lora_r choice(8, 16)",
         "max_grad_norm training.max_grad_norm uniform(0.5, 2, step 0.5)",
         "lora_alpha model.lora_alpha loguniform(1, 64) when lora_r=8",

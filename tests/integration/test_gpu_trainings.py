@@ -17,7 +17,8 @@ from transformers import TrainingArguments
 from mistral_ner.config.check import check
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.workers import Failed
-from mistral_ner.hyperopt.results import final
+from mistral_ner.hyperopt.results.trainings import Candidate, Finalist, Trainings
+from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.model import base, stored
 from mistral_ner.train import OutOfMemoryError, fit
 from mistral_ner.training.evaluate import Forward, score
@@ -139,10 +140,11 @@ def test_scores_within_memory(tiny: dict[str, Any], room: int, monkeypatch: pyte
     value = fit(tiny)
     own = Forward._compute
 
-    def compute(self: Forward, model: Any, device: Any, with_loss: bool, rows: Any) -> Any:
+    def compute(self: Forward, *arguments: Any) -> Any:
+        rows = arguments[-1]
         if len(rows) * max(len(row["input_ids"]) for row in rows) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return own(self, model, device, with_loss, rows)
+        return own(self, *arguments)
 
     monkeypatch.setattr(Forward, "_compute", compute)
     adapter = Path(tiny["output_dir"]) / "adapter"
@@ -162,6 +164,9 @@ def test_a_score_without_memory_says_how_to_go_on(tiny: dict[str, Any]) -> None:
         def each(self, function: Any, items: Any) -> Iterator[tuple[Any, Failed]]:
             yield from ((item, Failed("out of memory with the model")) for item in items)
 
-    run = final._Run(final.Candidate(0, {}, 0.5), {1: (check(tiny), 0.5)})
+    full: Any = Full()
+    tiny["hyperopt"] = {"strategy": "optuna"}
+    tiny["search_space"] = {"learning_rate": {"type": "uniform", "low": 0.1, "high": 0.2}}
+    finalist = Finalist(Candidate(0, {}, 0.5), {1: (check(tiny), 0.5)})
     with pytest.raises(UserError, match=r"could not be scored: out of memory with the model; the trainings are kept: "):
-        final._scores([run], "dev", Full())
+        Trainings(Plan.of(tiny), full).scores([finalist], "dev")

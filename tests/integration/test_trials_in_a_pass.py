@@ -32,7 +32,7 @@ def searched(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """A search of six trials of the smallest training, two at a time in a pass."""
     tiny["training"].update(reports=4, precision="fp32")
     tiny["search_space"] = {
-        "learning_rate": {"type": "loguniform", "low": 1e-3, "high": 2e-2},
+        "learning_rate": {"type": "loguniform", "low": 5e-4, "high": 5e-3},
         "lora_r": {"type": "choice", "choices": [2, 4, 8]},
         "per_device_train_batch_size": {"type": "choice", "choices": [4, 8]},
         "lora_dropout": {"type": "uniform", "low": 0.0, "high": 0.2},

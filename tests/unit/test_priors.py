@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from mistral_ner.errors import ConfigError
 from mistral_ner.hyperopt.spec.parse import parse
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.spec.priors import EVEN, share_even_draws
 from mistral_ner.hyperopt.spec.space import Parameter
-from mistral_ner.hyperopt.study.samplers import build_sampler
+from mistral_ner.hyperopt.study.samplers import INFEASIBLE, build_sampler
 
 RATE = {"type": "loguniform", "low": 1e-4, "high": 1e-2, "prior": {"center": 1e-3, "width": 1.5}}
 RANK = {"type": "choice", "choices": [4, 8, 16, 32], "prior": {16: 5}}
@@ -159,6 +159,16 @@ def test_a_wrong_prior_is_left() -> None:
     trials = [ended(made, rate, 0.9 if rate > 4e-3 else 0.1) for rate in rates]
     near = sum(1e-3 / 2 < one["learning_rate"] < 2e-3 for one in drawn(made, trials))
     assert near < 0.5 * 60, "even draws: 0.3"
+
+
+@pytest.mark.parametrize("sampler", ["TPE", "CMA", "Random", "GPSampler"])
+def test_a_trial_without_a_value_says_nothing_of_a_prior(sampler: str) -> None:
+    made = plan(sampler, **SPACE)
+    params, distributions = {"learning_rate": 9e-3, "weight_decay": 0.01, "lora_r": 16}, made.space.distributions()
+    out_of_memory = create_trial(state=TrialState.FAIL, params=params, distributions=distributions)
+    out_of_memory.set_constraint(INFEASIBLE, 1.0)
+    near = sum(1e-3 / 2 < one["learning_rate"] < 2e-3 for one in drawn(made, [out_of_memory], 30))
+    assert near > 0.6 * 30, "even draws: 0.3"
 
 
 def test_settings_to_try_first() -> None:

@@ -103,9 +103,11 @@ class EventLog:
         self._view.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._view.__exit__(kind, error, None)
-        self._file.__exit__(kind, error, None)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._view.__exit__(kind, error, where)
+        self._file.__exit__(kind, error, where)
 
     def log_start(self, trial: Proposal) -> None:
         """Log that a trial starts or continues."""

@@ -136,7 +136,8 @@ class _Believer(RandomSampler):
         """Return the share of even draws of a parameter, the same all through a proposal."""
         if not self._even:
             view = study if isinstance(study, _KnownStudy) else _KnownStudy(study, self._known, Judge(self._plan))
-            trials = [one for one in view.get_trials(False, (TrialState.COMPLETE,)) if one.number < APART]
+            shown = view.get_trials(False, (TrialState.COMPLETE,))  # those that ran out of memory have no value
+            trials = [one for one in shown if one.number < APART and one.values]
             for name, one in self._believed.items():
                 seen = [trial for trial in trials if name in trial.params]
                 ratios = [_log_ratio(one, one.decode(trial.params[name])) for trial in seen]
