@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.functional import linear, pad
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from mistral_ner.model.cpu.lora import Narrow, adapt, apply_lora, is_frozen
+
 ATTENTION = "mistral_ner_together"  # the name of this attention among those of transformers
 ADAPTER = "default"  # peft's name of a trial's only adapter
 # Each layer knows its owner, a TogetherNetwork, whose parts are the trials of the pass and their tokens.
@@ -47,38 +49,29 @@ class TogetherLinear(nn.Module):
     def __init__(self, owner: Any, path: str, layer: nn.Module) -> None:
         super().__init__()
         self.owner, self.path, self.layer = owner, path, layer
+        self.narrow: Narrow = {}
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.layer(input)
         layers = [part.member.layers.get(self.path) for part in self.owner.parts]
-        in_floats = not torch.is_autocast_enabled(input.device.type)
-        if in_floats and result.dtype == torch.float32 and input.device.type == "cpu" and not self.owner.has_blocks:
-            return self._in_place(result, input, layers)
-        if in_floats:
+        if not self.owner.has_blocks and _is_quick(self.layer):
+            return self._in_one_node(input, layers)
+        result: torch.Tensor = self.layer(input)
+        if not torch.is_autocast_enabled(input.device.type):
             input = input.float()  # as LoRA's matrices
         stacked = self.owner.has_blocks and None not in layers
         added = self._stacked(input, layers) if stacked else self._in_turn(input, layers, result.shape[-1])
         return result + added.to(result.dtype)
 
-    def _in_place(self, result: torch.Tensor, input: torch.Tensor, layers: Sequence[Any]) -> torch.Tensor:
-        """Do what :meth:`_in_turn` does, without the copies that it makes of inputs and results."""
-        if not isinstance(self.layer, nn.Linear) or type(self.layer) is not nn.Linear:
-            result = result.clone()  # of quantised weights it may be a view
-        own = any(layer is not None and not isinstance(layer.lora_dropout[ADAPTER], nn.Identity) for layer in layers)
-        split = self.owner.split(input, 1) if own else [input] * len(layers)
-        spans, matrices, pieces, start = [], [], [], 0
-        for part, layer, piece in zip(self.owner.parts, layers, split, strict=True):
+    def _in_one_node(self, input: torch.Tensor, layers: Sequence[Any]) -> torch.Tensor:
+        """Do what :class:`mistral_ner.model.cpu.lora.QuickLora` does for each trial alone."""
+        adapters, start = [], 0
+        for part, layer in zip(self.owner.parts, layers, strict=True):
             end = start + part.rows * part.tokens
-            if layer is not None:
-                spans.append((start, end, float(layer.scaling[ADAPTER])))
-                matrices += [_first(layer), _second(layer)]
-                pieces.append(_dropped(part, layer, piece) if own else piece)
+            if layer is not None:  # those that have LoRA here may have ended
+                with part.member.random.drawing(input.device):
+                    adapters.append(adapt(layer, ADAPTER, start, end))
             start = end
-        if not spans:  # those that had LoRA here have ended
-            return result
-        tensors = [*matrices, *(pieces if own else [input])]
-        added: torch.Tensor = _AddInPlace.apply(result, spans, own, *tensors)
-        return added
+        return apply_lora(input[0], self.layer, self.narrow, adapters)[None]
 
     def _in_turn(self, input: torch.Tensor, layers: Sequence[Any], width: int) -> torch.Tensor:
         pieces = []
@@ -105,48 +98,8 @@ class TogetherLinear(nn.Module):
         return torch.bmm(inner, second.transpose(1, 2)).view(1, input.shape[1], -1)
 
 
-class _AddInPlace(torch.autograd.Function):
-    """Adds LoRA's products of each trial to the trial's tokens in the result of a linear layer, whose memory it takes.
-
-    Inputs: the result, (1, tokens, outputs); where each trial's tokens lie in it, with its scale; whether each trial
-    has inputs of its own, (1, tokens of the trial, inputs), or all have theirs in one tensor; LoRA's two matrices of
-    each trial; and the inputs.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, result: torch.Tensor, spans: Any, own: bool, *tensors: torch.Tensor) -> torch.Tensor:
-        matrices, pieces = tensors[: 2 * len(spans)], tensors[2 * len(spans) :]
-        flat, inners = result.view(-1, result.shape[-1]), []
-        for at, (start, end, scale) in enumerate(spans):
-            inner = (_rows(pieces, own, at, start, end) @ matrices[2 * at].t()).mul_(scale)
-            flat[start:end].addmm_(inner, matrices[2 * at + 1].t())
-            inners.append(inner)
-        ctx.mark_dirty(result)
-        ctx.spans, ctx.own = spans, own
-        ctx.save_for_backward(*tensors, *inners)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        spans, saved = ctx.spans, ctx.saved_tensors
-        matrices, pieces, inners = saved[: 2 * len(spans)], saved[2 * len(spans) : -len(spans)], saved[-len(spans) :]
-        flat, of_matrices = grad.reshape(-1, grad.shape[-1]), []
-        wanted = ctx.needs_input_grad[3 + len(matrices)]
-        of_pieces = [torch.zeros_like(one) if wanted else None for one in pieces]
-        for at, (start, end, scale) in enumerate(spans):
-            first, second = matrices[2 * at : 2 * at + 2]
-            mine = flat[start:end]
-            of_inner = (mine @ second).mul_(scale)
-            of_matrices += [of_inner.t() @ _rows(pieces, ctx.own, at, start, end), mine.t() @ inners[at]]
-            if wanted:
-                torch.mm(of_inner, first, out=_rows(of_pieces, ctx.own, at, start, end))
-        return grad, None, None, *of_matrices, *of_pieces
-
-
-def _rows(pieces: Sequence[Any], own: bool, at: int, start: int, end: int) -> torch.Tensor:
-    """Return the tokens of a trial out of its own tensor, or of that of all trials."""
-    rows: torch.Tensor = pieces[at][0] if own else pieces[0][0, start:end]
-    return rows
+def _is_quick(layer: Any) -> bool:
+    return is_frozen(layer) and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
 
 
 def _first(layer: Any) -> torch.Tensor:
