@@ -37,7 +37,7 @@ def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iter
             for layer in layers:
                 weight = layer.get_base_layer().weight
                 weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
-                layer._disable_adapters = True
+                layer.merged_adapters = list(layer.active_adapters)
             for weight in weights:
                 weight.data = weight.data.to(dtype)
         torch.set_num_threads(threads)
@@ -47,7 +47,7 @@ def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> Iter
         for weight, data in zip(weights, own, strict=True):
             weight.data = data
         for layer in layers:
-            layer._disable_adapters = False
+            layer.merged_adapters = []
 
 
 def is_plain(module: nn.Module) -> bool:
