@@ -122,6 +122,7 @@ class TrainingConfig:
     metric: str = "eval_f1"
     mode: str = _value("max", choices=("max", "min"))
     threads: int | None = _value(None, low=1)  # null: what the process has
+    processes: int | None = _value(None, low=1)  # null: one for each GPU of a trial, else one
 
 
 @dataclass

@@ -43,12 +43,20 @@ from mistral_ner.training.memory import (
     refuse_what_cannot_fit,
     settle_checkpointing,
 )
+from mistral_ner.training.parallel.ranks import Ranks, lead
+from mistral_ner.training.parallel.together import Pass, Seat
 from mistral_ner.training.prefix import Prefix, frozen_prefix
 from mistral_ner.training.prepare import prepare
 from mistral_ner.training.schedule import Schedule
-from mistral_ner.training.together import Pass, Seat
 from mistral_ner.training.tracking import track
-from mistral_ner.training.trainer import MICRO_BATCH, NerTrainer, Report, Reporter, quiet_libraries
+from mistral_ner.training.trainer import (
+    MICRO_BATCH,
+    FollowingReporter,
+    NerTrainer,
+    Report,
+    Reporter,
+    quiet_libraries,
+)
 
 __all__ = ["OutOfMemoryError", "Report", "TrainingError", "fit", "fit_together"]
 
@@ -148,22 +156,43 @@ def _train(config: Config, progress: Progress, report: Report | None, at_once: i
         with light_collections(freeze=seat is None):
             # no name for the reporter here: a failed training's traceback would hold it, and with it the Trainer
             args = (at_once, tokenizer, data, seat)
-            _train_on(config, progress, Reporter(schedule, progress, report, config.training), *args)
+            start = progress.checkpoints / progress.checkpoint if progress.checkpoint else None
+            with lead(config, at_once, start) as ranks:
+                _train_on(config, start, Reporter(schedule, progress, report, config.training), *args, ranks)
     if progress.is_over(config.training):
         _keep_best_adapter(progress, tokenizer, data)
         progress.finish()
 
 
+def follow(config: Config, ranks: Ranks, at_once: int, start: Path | None) -> None:
+    """Train as one of the processes after the first, which started this one: it reports and writes, this one computes.
+
+    Args:
+        config: the training, as the first process has it.
+        ranks: this process's place.
+        at_once: the most rows that go through the network at a time.
+        start: the checkpoint to continue from.
+
+    Raises:
+        TrainingError: as :func:`fit`.
+    """
+    with name_memory_errors("the model", "a smaller model, or model.quantization=4bit"):
+        tokenizer, data = prepare(config)
+        reporter = FollowingReporter(Schedule.of(config.training, len(data.train)))
+        _train_on(config, start, reporter, at_once, tokenizer, data, None, ranks)
+
+
 def _train_on(
     config: Config,
-    progress: Progress,
-    reporter: Reporter,
+    start: Path | None,
+    reporter: Reporter | FollowingReporter,
     at_once: int,
     tokenizer: PreTrainedTokenizerFast,
     data: Encoded,
     seat: Seat | None,
+    ranks: Ranks | None,
 ) -> None:
-    """Train from the last report to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
+    """Train from a checkpoint to the end or until ``report`` stops it, with ``at_once`` rows at a time."""
     counts = len(data.labels), len(tokenizer)
     refuse_what_cannot_fit(config, *counts)
     settle = settle_checkpointing if seat is None else seat.settle_checkpointing
@@ -188,6 +217,7 @@ def _train_on(
             pad_id=pad_id,
             micro_batch=at_once,
             seat=seat,
+            ranks=ranks,
             planned_gb=None if seat is not None else plan_for_card(config, *counts, at_once),
             callbacks=[reporter],
         )
@@ -195,7 +225,6 @@ def _train_on(
         if seat is not None:
             stack.enter_context(seat.take(model, config.model, config.training.precision))
         set_seed(config.seed)
-        start = progress.checkpoints / progress.checkpoint if progress.checkpoint else None
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         del trainer, reporter.trainer, model
 

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from mistral_ner.training.batches import ByLength, collate, pieces
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation, MeanLoss
 from mistral_ner.training.memory import TrainingError, peak_on_card
+from mistral_ner.training.parallel.ranks import Ranks
 from mistral_ner.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class NerTrainer(Trainer):
         micro_batch: rows that go through the network at once; a larger batch goes in pieces, whose gradients add up
             to those of the batch. None: the whole batch.
         seat: its place among the trainings that go through the network together; None: it is alone.
+        ranks: this process's place among those that train this model together; None: it is the only one.
         planned_gb: memory that a step is expected to take, to compare with the GPU's; None: not known.
         kwargs: Trainer's own.
     """
@@ -57,6 +59,7 @@ class NerTrainer(Trainer):
         pad_id: int,
         micro_batch: int | None = None,
         seat: Any = None,
+        ranks: Ranks | None = None,
         planned_gb: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -72,10 +75,11 @@ class NerTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # the receiver of the reports prints them
         self.evaluation = evaluation
         self.pad_id = pad_id
-        self.seat, self.planned_gb = seat, planned_gb
+        self.seat, self.ranks, self.planned_gb = seat, ranks, planned_gb
         self.micro_batch = micro_batch or self.args.train_batch_size
         model: Any = self.model
-        self.trained_parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        self._trained = [one for one in model.parameters() if one.requires_grad]
+        self.trained_parameters = sum(one.numel() for one in self._trained)
         self._loss = torch.zeros((), device=self.args.device)  # summed since the last report
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -106,15 +110,23 @@ class NerTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Do a batch's forward and backward passes; the loss is summed on the device, so that no step waits for it."""
         loss = torch.zeros_like(self._loss)
-        lengths = inputs.pop(LENGTHS)
-        for piece in pieces(inputs, lengths, self.micro_batch):
+        for piece in self._pieces(inputs, inputs.pop(LENGTHS)):
             if self.seat is None:
                 piece["attention_mask"] = mask_without_waiting(model, piece["attention_mask"])
             loss += super().training_step(model, piece, num_items_in_batch).detach()
             if self.seat is not None:
                 self.seat.backward()
+        if self.ranks is not None and self.accelerator.sync_gradients:
+            self.ranks.add_gradients(self._trained)
         self._loss += loss
         return loss
+
+    def _pieces(self, inputs: dict[str, torch.Tensor], lengths: list[int]) -> Iterable[dict[str, torch.Tensor]]:
+        if self.ranks is None:
+            return pieces(inputs, lengths, self.micro_batch)
+        self.ranks.draw_own(self.args.seed, self.state.global_step)
+        each = min(self.micro_batch, math.ceil(len(lengths) / self.ranks.count))
+        return self.ranks.share([*pieces(inputs, lengths, each)])
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -130,6 +142,8 @@ class NerTrainer(Trainer):
         Raises:
             TrainingError: it is NaN or infinite.
         """
+        if self.ranks is not None:
+            self.ranks.add(self._loss)
         mean = float(self._loss) / steps
         self._loss.zero_()
         if not math.isfinite(mean):
@@ -231,7 +245,11 @@ class Reporter(TrainerCallback):
         if number == max(2, math.ceil(len(self.schedule.report_steps) / 2)):
             self._warn_without_entities()
         stop = self.report is not None and self.report(number, {**self.metrics, "train_loss": self.train_loss})
-        if stop or self.progress.is_over(self.training):
+        over = bool(stop) or self.progress.is_over(self.training)
+        assert self.trainer is not None
+        if self.trainer.ranks is not None:
+            over = self.trainer.ranks.agree(over)
+        if over:
             control.should_training_stop = True
 
     def _warn_without_entities(self) -> None:
@@ -253,6 +271,22 @@ class Reporter(TrainerCallback):
         assert self.trainer is not None
         rows = self.trainer.micro_batch
         return {MICRO_BATCH: rows} if rows < self.trainer.args.train_batch_size else {}
+
+
+class FollowingReporter(TrainerCallback):
+    """Waits at the scheduled steps, while the first process of the training evaluates and reports."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.trainer: NerTrainer | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Give this process's share of the training loss, and stop if the first process does."""
+        if state.global_step in self.schedule.report_steps:
+            assert self.trainer is not None
+            assert self.trainer.ranks is not None
+            self.trainer.take_train_loss(1)
+            control.should_training_stop = self.trainer.ranks.agree(False)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from mistral_ner.model.base import base_model
 from mistral_ner.train import TrainingError, fit
 from mistral_ner.training import memory
 from mistral_ner.training.fit import fit_together
-from mistral_ner.training.together import Pass
+from mistral_ner.training.parallel.together import Pass
 
 _TIMES = ("time_s", "eval_seconds")
 pytestmark = pytest.mark.usefixtures("cold")

@@ -21,10 +21,11 @@ from mistral_ner.model.layers import compute_activations, skip_layers
 LABELS = ["O", "B-PER", "I-PER"]
 
 
-def plan(**hyperopt: Any) -> Plan:
+def plan(training: dict[str, Any] | None = None, **hyperopt: Any) -> Plan:
     return Plan.of(
         {
             "output_dir": "out",
+            "training": training or {},
             "search_space": {"learning_rate": {"type": "loguniform", "low": 1e-4, "high": 1e-2}},
             "hyperopt": {"strategy": "optuna", **hyperopt},
         }
@@ -37,10 +38,35 @@ def tiny(**settings: Any) -> ModelConfig:
     return ModelConfig(model_name="tiny", random_init={**shape, **heads}, lora_dropout=0, **settings)
 
 
-def test_a_trial_has_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "processes", "key", "rule", "fix"),
+    [
+        (1.5, None, "resources_per_trial.gpu", "above 1 it must be a whole number, since each process", "gpu=1"),
+        (2, 3, "training.processes", "a trial of 2 GPUs has as many processes, found 3", "processes=null"),
+        (8, None, "resources_per_trial.gpu", "a trial of 8 GPUs does not fit this machine, which has 4", "gpu=1"),
+        (None, 2, "resources_per_trial.gpu", "training.processes=2 needs as many, found 1", "gpu=2"),
+    ],
+)
+def test_gpus_that_a_trial_cannot_have(
+    monkeypatch: pytest.MonkeyPatch, gpu: float | None, processes: int | None, key: str, rule: str, fix: str
+) -> None:
     monkeypatch.setattr(capacity, "gpus", lambda: 4)
-    with pytest.raises(ConfigError, match=r"resources_per_trial.gpu: must be at most 1, since a trial trains on one"):
-        plan(resources_per_trial={"gpu": 2})
+    with pytest.raises(ConfigError) as raised:
+        plan({"processes": processes}, resources_per_trial={"gpu": gpu})
+    (fault,) = raised.value.faults
+    assert fault.key.endswith(key)
+    assert rule in fault.rule
+    assert fault.fix.endswith(fix)
+
+
+def test_a_trial_of_several_gpus_has_a_process_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "gpus", lambda: 4)
+    made = plan(max_concurrent=8, resources_per_trial={"gpu": 2})
+    assert (made.config.training.processes, made.at_once) == (2, 2)
+    monkeypatch.setattr(capacity, "gpus", lambda: 0)
+    assert plan({"processes": 2}).config.training.processes == 2, "on a CPU they share its threads"
+    with pytest.raises(ConfigError, match="trials of a pass share one process, and these have several each"):
+        plan({"processes": 2}, trials_per_pass=2, max_concurrent=2)
 
 
 def test_trials_of_joblib_would_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

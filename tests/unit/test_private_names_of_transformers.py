@@ -19,7 +19,7 @@ def test_a_config_says_which_attention_is_in_use() -> None:
 
 
 def test_what_accelerate_keeps_of_accumulation_is_one_for_the_process() -> None:
-    # training/together.py: each of several trainings has its own, put in place while it runs
+    # training/parallel/together.py: each of several trainings has its own, put in place while it runs
     from accelerate.state import GradientState
 
     one, other = GradientState(), GradientState()

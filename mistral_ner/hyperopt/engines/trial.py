@@ -109,7 +109,7 @@ def _default_objective(config: Config) -> Objective:
     keep_to_share(config)
     if config.hyperopt.trials_per_pass == 1:
         return fit
-    from mistral_ner.training.together import pass_of_process
+    from mistral_ner.training.parallel.together import pass_of_process
 
     return functools.partial(fit, together=pass_of_process())
 

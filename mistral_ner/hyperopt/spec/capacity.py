@@ -48,7 +48,8 @@ def on_cards(config: Config) -> int | None:
     gpu = config.hyperopt.resources_per_trial.gpu
     if gpu == 0 or config.hyperopt.ray_address is not None or not (found := gpus()):
         return None
-    passes = found * max(1, int(1 / (gpu or 1) + 1e-9))  # a trial lies on one card
+    # a trial has whole cards, or a part of one
+    passes = found // int(gpu) if gpu and gpu > 1 else found * max(1, int(1 / (gpu or 1) + 1e-9))
     return passes * config.hyperopt.trials_per_pass
 
 

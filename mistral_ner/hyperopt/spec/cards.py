@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 from mistral_ner.config.schema import Config
-from mistral_ner.errors import UserError
+from mistral_ner.errors import Fault, UserError
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.space import SearchSpace
 
@@ -68,3 +68,22 @@ def _need_of_worker(largest: Config) -> float | None:
     except UserError:  # said when the model is looked at
         return None
     return plan.of_pass(largest.hyperopt.trials_per_pass)
+
+
+def find_card_faults(config: Config) -> list[Fault]:
+    """Return what stands against the GPUs that a trial is to have."""
+    key, gpu = "hyperopt.resources_per_trial.gpu", config.hyperopt.resources_per_trial.gpu
+    processes, local = config.training.processes, config.hyperopt.ray_address is None
+    if gpu is not None and gpu > 1 and gpu != int(gpu):
+        rule = f"above 1 it must be a whole number, since each process of a trial has a GPU, found {gpu:g}"
+        return [Fault(key, rule, f"{key}={int(gpu)}")]
+    if gpu is not None and gpu > 1 and processes not in (None, gpu):
+        rule = f"a trial of {gpu:g} GPUs has as many processes, found {processes}"
+        return [Fault("training.processes", rule, "training.processes=null")]
+    if gpu and local and gpu > (found := capacity.gpus()):
+        rule = f"a trial of {gpu:g} GPUs does not fit this machine, which has {found or 'none'}"
+        return [Fault(key, rule, f"{key}={min(1, found)}")]
+    if processes is not None and processes > max(1, gpu or 1) and (gpu or (gpu is None and local and capacity.gpus())):
+        rule = f"each process of a trial has a GPU; training.processes={processes} needs as many, found {gpu or 1:g}"
+        return [Fault(key, rule, f"{key}={processes}")]
+    return []

@@ -15,6 +15,7 @@ from mistral_ner.config.check import read
 from mistral_ner.config.schema import Config, HyperoptConfig, ModelConfig, known_keys
 from mistral_ner.errors import Fault, nearest
 from mistral_ner.hyperopt.spec import capacity
+from mistral_ner.hyperopt.spec.cards import find_card_faults
 from mistral_ner.hyperopt.spec.constraints import Constraint
 from mistral_ner.hyperopt.spec.parse import searchable_keys
 from mistral_ner.hyperopt.spec.passes import find_pass_faults
@@ -108,13 +109,7 @@ def _budget_faults(config: Config) -> list[Fault]:
         fault = f"{rule}, found {hyperopt.max_reports}"
         faults.append(Fault("hyperopt.max_reports", fault, f"hyperopt.max_reports={first}"))
     faults += _pareto_faults(config)
-    gpu = hyperopt.resources_per_trial.gpu
-    if gpu is not None and gpu > 1:
-        rule = f"must be at most 1, since a trial trains on one GPU, found {gpu:g}"
-        faults.append(Fault("hyperopt.resources_per_trial.gpu", rule, "hyperopt.resources_per_trial.gpu=1"))
-    elif gpu and hyperopt.ray_address is None and not capacity.gpus():
-        rule = f"a trial of {gpu:g} GPUs does not fit this machine, which has none"
-        faults.append(Fault("hyperopt.resources_per_trial.gpu", rule, "hyperopt.resources_per_trial.gpu=0"))
+    faults += find_card_faults(config)
     trials = min(hyperopt.max_concurrent or 1, capacity.on_cards(config) or hyperopt.num_trials)
     cpu, most = hyperopt.resources_per_trial.cpu, capacity.cores()
     trials = capacity.count_passes(config, trials)

@@ -20,7 +20,7 @@ _SEARCHABLE = ("model.", "data.", "training.", "seed")  # other groups say how t
 _COMPARED_BY = {
     *("training.metric", "training.mode", "training.reports", "training.stop_after"),
     "training.patience",
-    *("training.threads", "training.auto_batch"),
+    *("training.threads", "training.processes", "training.auto_batch"),
 }
 
 

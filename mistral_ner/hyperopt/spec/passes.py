@@ -40,6 +40,13 @@ def _rules(config: Config) -> list[tuple[str, str]]:
         found.append((rule, "model.quantization=4bit"))
     if model.frozen_prefix:
         found.append(("trials of a pass compute the frozen layers together", "model.frozen_prefix=null"))
+    if (config.training.processes or 1) > 1 or (config.hyperopt.resources_per_trial.gpu or 0) > 1:
+        found.append(
+            (
+                "trials of a pass share one process, and these have several each",
+                "training.processes=null hyperopt.resources_per_trial.gpu=1",
+            )
+        )
     if config.tracking.trials and config.tracking.report_to != "none":
         found.append(("trackers follow one training a process", "tracking.trials=false"))
     return found

@@ -236,6 +236,8 @@ def _settle(config: Config) -> Config:
     config.hyperopt.max_concurrent = fit
     if config.training.threads is None:
         config.training.threads = max(1, int(cpus_per_trial(config)))
+    if (gpu := config.hyperopt.resources_per_trial.gpu) is not None and gpu > 1:
+        config.training.processes = int(gpu)
     if config.hyperopt.asha_grace_period is None and uses_asha(config):
         config.hyperopt.asha_grace_period = first_rung(config)
     return config

@@ -121,7 +121,8 @@ class QuickLora(LoraLinear):
         if not self.training or self.disable_adapters or args or kwargs:
             before: torch.Tensor = super().forward(x, *args, **kwargs)
             return before
-        (name,), flat, base = self.active_adapters, x.reshape(-1, x.shape[-1]), self.get_base_layer()
+        base: Any = self.get_base_layer()
+        (name,), flat = self.active_adapters, x.reshape(-1, x.shape[-1])
         out = apply_lora(flat, base, self.narrow, [adapt(self, name, 0, len(flat))])
         return out.view(*x.shape[:-1], -1)
 

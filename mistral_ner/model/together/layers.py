@@ -46,7 +46,7 @@ class TogetherLinear(nn.Module):
     grow with the number of trials. A CPU multiplies one trial after the other, without padding its tokens.
     """
 
-    def __init__(self, owner: Any, path: str, layer: nn.Module) -> None:
+    def __init__(self, owner: Any, path: str, layer: Any) -> None:
         super().__init__()
         self.owner, self.path, self.layer = owner, path, layer
         self.narrow: Narrow = {}
