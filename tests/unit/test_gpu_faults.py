@@ -143,6 +143,8 @@ def test_8_bit_layers_are_silent(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.usefixtures("cold")
 def test_checkpointing_before_transformers_renamed_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
+    if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
+        pytest.skip("this transformers is one of before")
     own = PreTrainedModel._activation_checkpointing_enable, PreTrainedModel._activation_checkpointing_disable
     for verb, method in zip(("enable", "disable"), own, strict=True):
         monkeypatch.delattr(PreTrainedModel, f"activation_checkpointing_{verb}")

@@ -34,6 +34,20 @@ def test_products_are_those_of_float32_forward_and_backward() -> None:
         assert ((found - wanted).abs().max() / wanted.abs().max()).item() < 2e-6
 
 
+@pytest.mark.parametrize("shape", [(8, 32, 32), (8, 384, 384), (128, 384, 1536), (700, 384, 384)])
+def test_no_shape_is_rounded(shape: tuple[int, int, int]) -> None:
+    """Which library multiplies depends on the shape, and so does whether it rounds."""
+    torch.manual_seed(0)
+    rows, inner, columns = shape
+    one, other = torch.randn(rows, inner), torch.randn(inner, columns)
+    with wide_products():
+        found = [one @ other, torch.nn.functional.linear(one, other.t().contiguous())]
+        found += [torch.bmm(one.expand(4, -1, -1), other.expand(4, -1, -1))[0]]
+    wanted = one.double() @ other.double()
+    for each in found:
+        assert ((each - wanted).abs().max() / wanted.abs().max()).item() < 5e-6
+
+
 @pytest.fixture
 def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that says so, whichever runs the tests: what is looked at here is the setting alone."""
