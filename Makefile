@@ -8,7 +8,7 @@ BEST   ?=
 DATA   ?= ../shared/data
 # two at once keep two cores busy
 WORKERS ?= 2
-PARALLEL = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -rR --durations=25
+PARALLEL = -n $(WORKERS) --dist loadscope --no-loadscope-reorder -rR --durations=25
 # where this is set, each of some hundred processes would compile the whole package for itself
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))

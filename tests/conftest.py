@@ -37,20 +37,15 @@ _LIMIT = 900  # seconds for a test that starts processes: a busy machine takes t
 # In CI, which lends two cores that others use, too, a test that starts processes gets a second try; `-rR` in the
 # Makefile lists each that needed one, to be mended like a failure. At a developer's desk there is none.
 _TRIES_MORE = 1 if os.environ.get("CI") else 0
-# What a worker of pytest-xdist makes once for all the tests of a file. The tests that share one run in one worker.
-SHARED = {"ray_for_all", "running_ray", "finished", "ended", "found", "model", "page"}
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, and give each worker tests that share nothing, or all that share something."""
+    """Begin with what takes longest."""
     items.sort(key=lambda item: _order(item.path))
     for item in items:
         if item.path.parent.name != "unit":
             item.add_marker(pytest.mark.timeout(_LIMIT))
             item.add_marker(pytest.mark.flaky(reruns=_TRIES_MORE))
-        if item.path.parent.name == "unit" or SHARED & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.hookimpl(optionalhook=True)
