@@ -1,7 +1,7 @@
 """How pytest-xdist shares tests out, and how it goes on after one of its workers has died.
 
-The tests of a file that share what is made once for the file run in one worker. pytest-xdist 3.8 names such groups in the
-ids of tests, which pytest 9.2 does not let it change: each worker made everything.
+The tests of a file that share what is made once for the file run in one worker. pytest-xdist 3.8 names such groups in
+the ids of tests, which pytest 9.2 does not let it change: each worker made everything.
 
 Ray ends the process that a search runs in where its own server is gone for long. pytest-xdist 3.8 then runs the same
 test again and again, and ends in an internal error.
