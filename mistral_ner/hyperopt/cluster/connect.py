@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import ray
 
+import mistral_ner
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import private, reaper
 from mistral_ner.hyperopt.cluster.machines import ask_every_machine, one_trial
@@ -49,7 +50,7 @@ def join(plan: Plan) -> Iterator[None]:
     """Connect to the Ray at ``ray_address``, if one is given, before a study exists; leave it running afterwards.
 
     Raises:
-        UserError: no Ray runs there, it has no room for a trial, or a machine does not see the results folder.
+        UserError: no Ray runs there, it has no room for a trial, or a machine cannot run one.
     """
     if plan.config.hyperopt.ray_address is None or ray.is_initialized():
         yield
@@ -184,17 +185,23 @@ _LONGEST_PARENT = 107 - 13 - 43 - 21 - 6
 
 
 def _connect(plan: Plan) -> None:
-    """Connect to the Ray at ``ray_address``.
+    """Connect to the Ray at ``ray_address``; the machines get this process's copy of the project.
 
     Raises:
-        UserError: no Ray runs there.
+        UserError: no Ray runs there, or one of another version.
     """
     address = plan.config.hyperopt.ray_address
     assert address is not None, "a private Ray is started"
+    environment = {**_COMMON["runtime_env"], "py_modules": [str(Path(mistral_ner.__file__).parent)]}
     try:
         _reach(address)
-        _initialize(address, **_COMMON)
+        _initialize(address, **{**_COMMON, "runtime_env": environment})
     except (OSError, ValueError, RuntimeError) as error:
+        if "ersion mismatch" in str(error):
+            raise UserError(
+                f"hyperopt.ray_address={address}: {' '.join(str(error).split())}; fix: install the cluster's versions "
+                "of Ray and Python here, or these there"
+            ) from None
         raise UserError(
             f"no Ray cluster at hyperopt.ray_address={address} ({_cause(error)}); "
             f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"

@@ -23,7 +23,7 @@ from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.jobs import JobWorkers, check_launcher, is_submitit
 from mistral_ner.hyperopt.cluster.workers import Here, RayWorkers, Workers, actor_options, worker_class
 from mistral_ner.hyperopt.engines.slots import InLauncher, InProcess, InWorkers, Slots, ended_job
-from mistral_ner.hyperopt.engines.trial import Objective, try_study_trial
+from mistral_ner.hyperopt.engines.trial import Objective, StudyReporter, try_study_trial
 from mistral_ner.hyperopt.results.finish import finish, record_interrupt
 from mistral_ner.hyperopt.results.summary import Summary
 from mistral_ner.hyperopt.spec.plan import Plan, trial_name
@@ -111,12 +111,35 @@ def _join(plan: Plan) -> AbstractContextManager[None]:
 @contextmanager
 def _in_ray(plan: Plan, objective: Objective | None) -> Iterator[Slots]:
     """Lend Ray's workers, which call the objective without a Hydra launcher."""
-    from mistral_ner.hyperopt.cluster.connect import lend_cluster, with_storage
+    with _ray_workers(plan, {}) as workers:
+        yield _without_hydra(plan, workers, objective)
+
+
+@contextmanager
+def _ray_workers(plan: Plan, options: dict[str, Any]) -> Iterator[RayWorkers]:
+    """Lend Ray's workers, and serve those whose machines do not see the study."""
+    from mistral_ner.hyperopt.cluster.connect import lend_cluster
+    from mistral_ner.hyperopt.cluster.transport import open_office
 
     each = plan.config.hyperopt.trials_per_pass
-    with lend_cluster(plan) as resources, closing(RayWorkers(plan, actor_options(resources), each=each)) as workers:
-        trial, folder = with_storage(plan, try_study_trial), plan.folder
-        yield InWorkers(workers, lambda number: (trial, folder, number, objective), lambda ended: ended)
+    with (
+        lend_cluster(plan) as resources,
+        open_office(plan, lambda number: StudyReporter(plan.folder, number).judge) as office,
+        closing(RayWorkers(plan, {**actor_options(resources), **options}, each=each, office=office)) as workers,
+    ):
+        yield workers
+
+
+def _without_hydra(plan: Plan, workers: RayWorkers, objective: Objective | None) -> Slots:
+    from mistral_ner.hyperopt.cluster.connect import with_storage
+
+    trial, folder, office = with_storage(plan, try_study_trial), plan.folder, workers.office
+
+    def call(number: int) -> tuple[Any, ...]:
+        road = office.issue(folder / trial_name(number)) if office is not None else None
+        return trial, folder, number, objective, road
+
+    return InWorkers(workers, call, lambda ended: ended)
 
 
 class _Loop:
@@ -180,13 +203,16 @@ class _HydraJobs:
 
     @contextmanager
     def in_ray(self) -> Iterator[Slots]:
-        """Lend Ray's workers, which run Hydra's jobs; the launcher's own ``launch`` would wait for a whole batch."""
-        from mistral_ner.hyperopt.cluster.connect import lend_cluster, with_storage
+        """Lend Ray's workers, which run Hydra's jobs; the launcher's own ``launch`` would wait for a whole batch.
 
-        with (
-            lend_cluster(self.plan) as resources,
-            closing(RayWorkers(self.plan, {**actor_options(resources), **self._options})) as workers,
-        ):
+        In a Ray that was joined they run the trials without Hydra, whose jobs need folders that all machines see.
+        """
+        from mistral_ner.hyperopt.cluster.connect import with_storage
+
+        with _ray_workers(self.plan, self._options) as workers:
+            if workers.office is not None:
+                yield _without_hydra(self.plan, workers, None)
+                return
             setup_globals()
             job, state, context = with_storage(self.plan, _run_job), Singleton.get_state(), self.launcher.hydra_context
             task = self.launcher.task_function
