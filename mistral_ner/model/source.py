@@ -62,7 +62,7 @@ def list_model_files(model: ModelConfig) -> list[tuple[str, int]] | None:
     if not folder.is_dir():
         return None
     there = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    other = _OTHERS
+    other: tuple[str, ...] = _OTHERS
     if any(path.suffix == ".safetensors" for path in there):
         other = (*other, *_PICKLED)
     return [(path.name, path.stat().st_size) for path in there if path.suffix not in other]

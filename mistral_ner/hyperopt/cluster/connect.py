@@ -22,7 +22,7 @@ import ray
 import mistral_ner
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import private, reaper
-from mistral_ner.hyperopt.cluster.machines import ask_every_machine, one_trial
+from mistral_ner.hyperopt.cluster.machines import ask_every_machine, count_room, one_trial
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan, cpus_per_trial
 from mistral_ner.hyperopt.study.signals import handle_again
@@ -59,7 +59,7 @@ def join(plan: Plan) -> Iterator[None]:
     _connect(plan)
     handle_again()
     try:
-        one_trial(plan)
+        plan.room.count = count_room(one_trial(plan))
         ask_every_machine(plan)
         yield
     finally:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -72,6 +73,28 @@ def one_trial(plan: Plan, say: bool = False) -> dict[str, float]:
             else "",
         )
     return one
+
+
+def count_room(one: dict[str, float]) -> Callable[[], int]:
+    """Return a function that says how many trials Ray has room for now: at least one, because room may come.
+
+    Args:
+        one: the CPUs and GPUs of a trial.
+    """
+    found, until = 1, 0.0
+
+    def count() -> int:
+        nonlocal found, until
+        if time.monotonic() >= until:
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            found = max(1, sum(_fit_on(node["Resources"], one) for node in nodes if node["Alive"]))
+            until = time.monotonic() + _LOOK
+        return found
+
+    return count
+
+
+_LOOK = 2.0  # seconds between looks
 
 
 def _fit_on(node: dict[str, float], one: dict[str, float]) -> int:

@@ -70,7 +70,7 @@ def write_parts(folder: Path, parts: Iterable[Part]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if offset else "wb") as file:
             file.seek(offset)
-            file.write(memoryview(content))
+            file.write(content.data)
 
 
 def _inside(name: str) -> str:

@@ -118,6 +118,7 @@ class Office:
             log.warning("machines without the study's folder are not served any more (%s)", type(error).__name__)
 
     def _answer(self, number: int, kind: str, arguments: Any) -> None:
+        answer: tuple[Any, Exception | None]
         try:
             with files.name_full_disk(self._study):
                 answer = _KINDS[kind](self, *arguments), None

@@ -59,7 +59,7 @@ class Here:
 
     at_once = 1
     elsewhere = False
-    office = None
+    office: Issues | None = None
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
         for item in items:
@@ -124,7 +124,7 @@ class RayWorkers(Remote):
     Args:
         plan: the search.
         options: of the actors: ``num_cpus``, ``num_gpus``, or any other that ``ray.remote`` takes.
-        at_once: how many calls run side by side; left out, as many as the search runs trials.
+        at_once: how many calls run side by side; left out, as many as the search runs trials, which may grow.
         ahead: whether :meth:`warm_up` starts workers; False if Ray may have no room for them yet.
         each: how many of them one worker runs, in threads.
         office: serves the workers of machines that do not see the study.
@@ -143,6 +143,7 @@ class RayWorkers(Remote):
         office: Issues | None = None,
     ) -> None:
         self.at_once, self.ahead, self._each, self.office = at_once or plan.at_once, ahead, each, office
+        self._plan, self._grows = plan, plan.grows and at_once is None
         self._config = hide_password(plan.config)
         self._actor = worker_class({**options, "max_concurrency": each} if each > 1 else options)
         self._waiting: list[Call] = []
@@ -159,6 +160,8 @@ class RayWorkers(Remote):
 
     def _assign(self) -> None:
         """Give calls to idle workers, and start more workers if calls are left; Ray may not have room for all yet."""
+        if self._grows:
+            self.at_once = self._plan.at_once
         while self._waiting and self._idle:
             call, actor = self._waiting.pop(0), max(self._idle, key=self._idle.count)
             self._idle.remove(actor)

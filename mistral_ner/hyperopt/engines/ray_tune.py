@@ -85,9 +85,9 @@ def _final_workers(plan: Plan, resources: dict[str, float], office: Office | Non
     """
     own = plan.config.hyperopt.ray_address is None and len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
     alone = own and not resources["gpu"]
-    at_once = plan.passes
+    at_once = None if plan.grows else plan.passes
     if alone:
-        at_once = min(at_once, capacity.count_passes(plan.config, capacity.trials_at_once(plan.config)))
+        at_once = min(plan.passes, capacity.count_passes(plan.config, capacity.trials_at_once(plan.config)))
     if not plan.config.hyperopt.final.enabled:
         at_once = 1  # it only scores
     options = {"num_cpus": 0} if alone else actor_options(resources)
@@ -105,7 +105,8 @@ def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objec
             run_tune_trial(config, objective, road)
 
     # otherwise Tune starts one worker after the other, and asks an autoscaling cluster for one trial's resources
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.at_once)
+    most = plan.config.hyperopt.num_trials if plan.grows else plan.at_once
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
     # Not tune.Tuner: with ray://… it would move searcher and scheduler to the cluster, away from the study.
     tune.run(
         tune.with_resources(trial, PlacementGroupFactory(bundle)),
