@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PYTHON = str(Path(sys.prefix).resolve() / "bin/python")  # where /tmp does not hide it
+PROJECT = "/mnt/project"  # on every host
 _NET = "10.231.7"  # private addresses, in a network that only these namespaces see
 
 
@@ -79,7 +81,10 @@ class Host:
 
     def __init__(self, name: str, address: str, network: Network) -> None:
         self.name, self.address, self.network = name, address, network
-        own = "mount -t tmpfs own /tmp && mount -t tmpfs own /dev/shm && mkdir -p /tmp/home && touch /tmp/there"
+        own = (
+            f"mount -t tmpfs own /mnt && mkdir {PROJECT} && mount --bind '{ROOT}' {PROJECT} && "
+            "mount -t tmpfs own /tmp && mount -t tmpfs own /dev/shm && mkdir -p /tmp/home && touch /tmp/there"
+        )
         command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._process = subprocess.Popen(
             [*command, "sh", "-c", f"{own} && exec sleep 100000"], stderr=subprocess.PIPE, start_new_session=True
@@ -103,6 +108,13 @@ class Host:
     def command(self, *arguments: str) -> list[str]:
         """Return what runs a command in the host."""
         return ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", *arguments]
+
+    def forget_project(self) -> None:
+        """Hide the project: an empty folder lies over it, and over what is installed of it."""
+        look = [PYTHON, "-c", "import mistral_ner; print(*mistral_ner.__path__)"]
+        found = subprocess.run(self.command(*look), cwd="/", env={}, capture_output=True, text=True, check=False)
+        for folder in [PROJECT, *found.stdout.split()]:
+            self.do(f"mount -t tmpfs own '{folder}'")
 
     def do(self, script: str, network_only: bool = False) -> None:
         """Run a script of the shell.
@@ -145,7 +157,7 @@ class Host:
 
 def start_ray(host: Host, log: Path, head: Host | None = None, cpus: int = 0, **more: str) -> subprocess.Popen[str]:
     """Start Ray on a host: a head, or a machine that joins one."""
-    ray = str(Path(sys.executable).with_name("ray"))
+    ray = str(Path(PYTHON).with_name("ray"))
     place = ["--head", "--port=6379", "--ray-client-server-port=10001", "--include-dashboard=false"]
     if head is not None:
         place = [f"--address={head.address}:6379"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from mistral_ner.hyperopt.dispatch import search
 from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.training.checkpoint import reports_on_disk
 from tests import namespaces
-from tests.namespaces import Host, Network, start_ray
+from tests.namespaces import PROJECT, PYTHON, Host, Network, start_ray
 
 pytestmark = pytest.mark.skipif(
     namespaces.why_not() is not None, reason=f"NOTHING SHARED IS NOT TESTED: {namespaces.why_not()}"
@@ -41,6 +40,7 @@ class Cluster:
         self.network, self.folder = network, folder
         self.head, self.driver = network.add("head"), network.add("driver")
         self.workers: list[Host] = []
+        self.head.forget_project()
         start_ray(self.head, self.log("head"))
         until(lambda: answers(self.head, self.driver), 120, "the head does not answer", self.log("head"))
 
@@ -49,6 +49,7 @@ class Cluster:
 
     def add_worker(self) -> Host:
         host = self.network.add(f"worker{len(self.workers)}")
+        host.forget_project()
         start_ray(host, self.log(host.name), self.head, cpus=1)
         self.workers.append(host)
         return host
@@ -56,7 +57,7 @@ class Cluster:
     def search(self, config: dict[str, Any]) -> subprocess.Popen[str]:
         """Start a search on the driver's host, which joins Ray from outside."""
         files.write_yaml(self.driver.see("/tmp/config.yaml"), config)
-        return self.driver.start(sys.executable, "-c", DRIVER, log=self.log("driver"), PYTHONPATH=str(namespaces.ROOT))
+        return self.driver.start(PYTHON, "-c", DRIVER, log=self.log("driver"), PYTHONPATH=PROJECT)
 
     @property
     def study(self) -> Path:
@@ -72,7 +73,7 @@ class Cluster:
 
 def answers(host: Host, asker: Host) -> bool:
     look = f"import socket; [socket.create_connection(({host.address!r}, p), 1) for p in (6379, 10001)]"
-    return subprocess.run(asker.command(sys.executable, "-c", look), capture_output=True, check=False).returncode == 0
+    return subprocess.run(asker.command(PYTHON, "-c", look), capture_output=True, check=False).returncode == 0
 
 
 def until(true: Callable[[], Any], seconds: float, what: str, log: Path) -> None:
@@ -104,6 +105,8 @@ def config(tiny: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
     hyperopt = {
         "strategy": "combined",
         "num_trials": 8,
+        "asha_max_t": 3,
+        "asha_grace_period": 1,
         "max_concurrent": 2,
         "ray_address": f"ray://{cluster.head.address}:10001",
         "results_dir": "/tmp/results",
