@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arithmetic import STRATEGIES, value_of
+from arithmetic import config as arithmetic_config
 from optuna.trial import TrialState
 
 from mistral_ner import files
@@ -24,13 +30,21 @@ pytestmark = pytest.mark.skipif(
     namespaces.why_not() is not None, reason=f"NOTHING SHARED IS NOT TESTED: {namespaces.why_not()}"
 )
 
+KILLS = int(os.environ.get("KILLS", "3"))  # of the campaign
 STUDY = "/tmp/results/s"  # on the driver's host, in its own /tmp
 DRIVER = """
 import logging, sys, yaml
 logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
+from arithmetic import arithmetic
 from mistral_ner.hyperopt import search
-search(yaml.safe_load(open("/tmp/config.yaml")))
+search(yaml.safe_load(open("/tmp/config.yaml")), {objective})
 """
+# a silent machine is given up sooner than by default
+IMPATIENT = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
 
 
 class Cluster:
@@ -40,24 +54,37 @@ class Cluster:
         self.network, self.folder = network, folder
         self.head, self.driver = network.add("head"), network.add("driver")
         self.workers: list[Host] = []
+        self._count = 0
         self.head.forget_project()
-        start_ray(self.head, self.log("head"))
+        start_ray(self.head, self.log("head"), **IMPATIENT)
         until(lambda: answers(self.head, self.driver), 120, "the head does not answer", self.log("head"))
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.txt"
 
     def add_worker(self) -> Host:
-        host = self.network.add(f"worker{len(self.workers)}")
+        host = self.network.add(f"worker{self._count}")
+        self._count += 1
         host.forget_project()
         start_ray(host, self.log(host.name), self.head, cpus=1)
         self.workers.append(host)
         return host
 
-    def search(self, config: dict[str, Any]) -> subprocess.Popen[str]:
+    def kill(self, host: Host) -> None:
+        self.workers.remove(host)
+        host.kill()
+
+    def search(self, config: dict[str, Any], objective: str = "None") -> subprocess.Popen[str]:
         """Start a search on the driver's host, which joins Ray from outside."""
         files.write_yaml(self.driver.see("/tmp/config.yaml"), config)
-        return self.driver.start(PYTHON, "-c", DRIVER, log=self.log("driver"), PYTHONPATH=PROJECT)
+        code, path = DRIVER.format(objective=objective), f"{PROJECT}:{PROJECT}/tests/integration"
+        return self.driver.start(PYTHON, "-c", code, log=self.log("driver"), PYTHONPATH=path)
+
+    def kill_driver(self, driver: subprocess.Popen[str]) -> None:
+        """Kill the search's process; ``driver`` is the one that entered its host."""
+        for pid in Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        driver.wait(30)
 
     @property
     def study(self) -> Path:
@@ -69,6 +96,14 @@ class Cluster:
 
     def reports(self) -> int:
         return sum(len(reports_on_disk(path)) for path in self.study.glob("trial_*"))
+
+    def at_work(self) -> list[Host]:
+        """The workers that train."""
+        return [host for host in self.workers if works(host)]
+
+
+def works(host: Host) -> bool:
+    return bool(list(host.see("/tmp").glob("mistral_ner-*/*/visits/*/trial_*")))
 
 
 def answers(host: Host, asker: Host) -> bool:
@@ -83,20 +118,27 @@ def until(true: Callable[[], Any], seconds: float, what: str, log: Path) -> None
         time.sleep(0.1)
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Network() as network:
-        found = Cluster(network, tmp_path)
-        for _ in range(2):
-            found.add_worker()
-        yield found
+        yield Cluster(network, tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture
+def cluster(network: Cluster) -> Cluster:
+    """Two workers, and a driver that knows no study."""
+    while len(network.workers) < 2:
+        network.add_worker()
+    shutil.rmtree(network.driver.see("/tmp/results"), ignore_errors=True)
+    network.log("driver").unlink(missing_ok=True)
+    return network
 
 
 @pytest.fixture
 def config(tiny: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
     """A search of small trainings, whose data lies where only the driver sees it."""
     data = cluster.driver.see("/tmp/data")
-    data.mkdir()
+    data.mkdir(exist_ok=True)
     named = {}
     for split in ("train", "dev", "test"):
         path = Path(tiny["data"][f"{split}_file"])
@@ -104,7 +146,7 @@ def config(tiny: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
         named[f"{split}_file"] = f"/tmp/data/{path.name}"
     hyperopt = {
         "strategy": "combined",
-        "num_trials": 8,
+        "num_trials": TRIALS,
         "asha_max_t": 3,
         "asha_grace_period": 1,
         "max_concurrent": 2,
@@ -144,6 +186,9 @@ def exact(cluster: Cluster, trials: int) -> None:
         assert trial.intermediate_values == {row["report"]: row["eval_f1"] for row in rows}
 
 
+TRIALS = 30
+
+
 def nothing_seen(cluster: Cluster) -> None:
     """No worker sees the study, and none keeps a training of it."""
     for worker in cluster.workers:
@@ -152,12 +197,15 @@ def nothing_seen(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("cold")
-def test_the_winner_is_that_of_one_machine(
+def test_the_winner_is_that_of_one_machine_though_a_machine_dies(
     cluster: Cluster, config: dict[str, Any], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     config["hyperopt"]["max_concurrent"] = 1  # so that the order of reports is the same
-    ended_well(cluster, cluster.search(config))
-    exact(cluster, 8)
+    driver = cluster.search(config)
+    until(lambda: cluster.reports() >= 10 and cluster.at_work(), 200, "no reports", cluster.log("driver"))
+    cluster.kill(cluster.at_work()[0])
+    ended_well(cluster, driver)
+    exact(cluster, TRIALS)
     nothing_seen(cluster)
     one = alone(config, tiny, tmp_path / "one")
     for name in ("trial_*/result.json", "final/candidates/*/result.json"):
@@ -176,3 +224,83 @@ def rows(study: Path, pattern: str) -> dict[str, list[dict[str, Any]]]:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         found[path.parent.name] = [{k: v for k, v in row.items() if not k.endswith(("_s", "seconds"))} for row in lines]
     return found
+
+
+def counted(cluster: Cluster, strategy: str, **hyperopt: Any) -> dict[str, Any]:
+    """A search whose objective is arithmetic, and notes every call."""
+    address = f"ray://{cluster.head.address}:10001"
+    found = arithmetic_config(Path("/tmp/results"), strategy, **{"ray_address": address, "num_trials": 8, **hyperopt})
+    return {**found, "output_dir": "/tmp/run"}
+
+
+def exact_calls(cluster: Cluster, trials: int) -> None:
+    """Every trial ended once, no report that counted was made twice, none is missing from the study."""
+    found = read_study(cluster.study).trials
+    assert [trial.number for trial in found] == list(range(trials))
+    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in found:
+        calls = (cluster.study / f"trial_{trial.number:04d}" / "calls.txt").read_text().split()
+        assert calls == [str(report) for report in range(1, len(trial.intermediate_values) + 1)]
+        assert trial.intermediate_values == pytest.approx({k: value_of(trial.params, k) for k in map(int, calls)})
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_machine_dies_and_another_comes(cluster: Cluster, strategy: str) -> None:
+    config = counted(cluster, strategy, max_concurrent=None, asha_type="promotion", asha_grace_period=3)
+    driver = cluster.search(config, "arithmetic(seconds=0.4)")
+    until(lambda: cluster.reports() >= 12 and len(cluster.at_work()) == 2, 200, "no reports", cluster.log("driver"))
+    cluster.kill(cluster.workers[0])
+    new = cluster.add_worker()
+    until(lambda: "Ray runtime started" in cluster.log(new.name).read_text(), 60, "no Ray", cluster.log(new.name))
+    began = time.monotonic()
+    until(lambda: works(new), 60, "the new machine gets nothing to do", cluster.log("driver"))
+    took = time.monotonic() - began
+    ended_well(cluster, driver)
+    exact_calls(cluster, 8)
+    nothing_seen(cluster)
+    assert took < 10, f"the new machine got its first trial after {took:.1f} s"
+
+
+def test_a_campaign_against_machines_links_and_drivers(cluster: Cluster) -> None:
+    """At seeded moments something is killed or cut; KILLS in the environment says how often."""
+    rng, done = random.Random(19), []
+    trials = 8 + 4 * KILLS
+    config = counted(cluster, "combined", num_trials=trials, max_concurrent=2, max_failures=KILLS, asha_grace_period=3)
+    driver = cluster.search(config, "arithmetic(seconds=0.2)")
+    while len(done) < KILLS and driver.poll() is None:
+        wait_for_reports(cluster, driver, rng.randint(2, 9))
+        time.sleep(rng.random())
+        what = rng.choice(["machine", "worker", "driver", "link"])
+        done.append(what)
+        if what == "driver":
+            cluster.kill_driver(driver)
+            config["hyperopt"]["resume"] = True
+            driver = cluster.search(config, "arithmetic(seconds=0.2)")
+            continue
+        host = rng.choice(cluster.workers)
+        if what == "machine":
+            cluster.kill(host)
+            cluster.add_worker()
+        elif what == "worker":
+            kill_workers(host)
+        else:
+            host.cut()
+            time.sleep(rng.choice([0.5, 2.0, 8.0]))
+            host.mend()
+    ended_well(cluster, driver, 900)
+    print(f"killed: {done}")
+    exact_calls(cluster, trials)
+
+
+def wait_for_reports(cluster: Cluster, driver: subprocess.Popen[str], more: int) -> None:
+    enough = cluster.reports() + more
+    until(lambda: cluster.reports() >= enough or driver.poll() is not None, 200, "no reports", cluster.log("driver"))
+
+
+def kill_workers(host: Host) -> None:
+    """Kill the processes of a host that run trials."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            same = (path / "ns/pid").readlink() == Path(f"/proc/{host.pid}/ns/pid").readlink()
+            if same and b"ray::" in (path / "cmdline").read_bytes():
+                os.kill(int(path.name), signal.SIGKILL)
