@@ -176,11 +176,24 @@ def _look_around(probe: str) -> list[tuple[str, tuple[dict[str, str], bool]]]:
             time.sleep(0.2)
         return versions, seen
 
-    return call_on_every_machine(look)
+    try:
+        return call_on_every_machine(look, idle_too=False)
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"a machine of the Ray cluster cannot run this project ({type(error).__name__}: {str(error).strip()}); "
+            "fix: each needs the same Python as this one, and what constraints.txt names"
+        ) from None
 
 
-def call_on_every_machine(function: Callable[[], T], seconds: float | None = None) -> list[tuple[str, T]]:
+def call_on_every_machine(
+    function: Callable[[], T], seconds: float | None = None, idle_too: bool = True
+) -> list[tuple[str, T]]:
     """Return what a function returns on each machine of Ray, with the machine's address.
+
+    Args:
+        function: to call.
+        seconds: to wait for each.
+        idle_too: also on those that give nothing to trials, as a head often does.
 
     Raises:
         ray.exceptions.RayError: it failed on one, or did not return in so many seconds.
@@ -189,7 +202,7 @@ def call_on_every_machine(function: Callable[[], T], seconds: float | None = Non
     asked = [
         (str(node["NodeManagerAddress"]), task.options(scheduling_strategy=on_node(node["NodeID"])).remote())
         for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
+        if node["Alive"] and (idle_too or node["Resources"].get("CPU") or node["Resources"].get("GPU"))
     ]
     return [(address, ray.get(answer, timeout=seconds)) for address, answer in asked]
 

@@ -115,10 +115,10 @@ def work_in(folder: Path, road: Road | None) -> Iterator[Workplace]:
             yield place
         except BaseException:
             with suppress(Exception):  # its log says why
-                place.save()
+                place.send(last=True)
             raise
         with suppress(MovedError):  # it was stopped, and goes on elsewhere
-            place.save()
+            place.send(last=True)
 
 
 class Workplace:
@@ -147,6 +147,7 @@ class _Copy(Workplace):
     def __init__(self, folder: Path, name: str, road: Road) -> None:
         super().__init__(folder)
         self.name, self._road, self._sent = name, road, Sent(folder)
+        self._sets = 0  # of changes that were sent
         self.ask = self._ask
 
     def _ask(self, kind: str, *arguments: Any) -> Any:
@@ -160,7 +161,13 @@ class _Copy(Workplace):
         self._sent.note_all()
 
     def save(self) -> None:
+        self.send()
+
+    def send(self, last: bool = False) -> None:
         """Send what has changed; the driver has put it in its place when this returns.
+
+        Args:
+            last: whether the training is over here.
 
         Raises:
             MovedError: the training goes on elsewhere.
@@ -168,13 +175,12 @@ class _Copy(Workplace):
             DiskFullError: the driver's disk is full.
         """
         changes, added = self._sent.changes(), self._sent.new_log()
-        if not (changes.new or changes.gone or added):
-            return
         parts, start = cut(self.folder, changes.new)
         while start is not None:
-            self._ask("store", wrap(parts))
+            self._ask("store", self._sets, wrap(parts))
             parts, start = cut(self.folder, changes.new, start)
-        self._ask("commit", wrap(parts), changes.gone, (self._sent.logged, added))
+        self._ask("commit", self._sets, wrap(parts), changes.gone, added, last)
+        self._sets += 1
         self._sent.stamps = dict(changes.now)
         self._sent.logged += len(added)
 

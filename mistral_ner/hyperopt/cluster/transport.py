@@ -78,12 +78,13 @@ class Office:
         self._tickets = itertools.count(time.time_ns())
         self._latest: dict[str, int] = {}  # the ticket of each training's folder
         self._judges: dict[int, Judge] = {}  # by ticket
-        self._logged: dict[int, int] = {}  # bytes of the log, by ticket
+        self._sets: dict[int, int] = {}  # how many sets of changes have come, by ticket
         self._one_set = threading.Lock()  # data is prepared for one at a time
         self._one_folder: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         files.write_text(study / TOKEN, self._road.token)
-        actor = ray.remote(num_cpus=0)(_Post).options(
-            name=self._road.post, scheduling_strategy=on_node(node_of_driver()), max_concurrency=10_000
+        # a question that a broken connection has swallowed is asked again: each may be answered twice
+        actor = ray.remote(num_cpus=0, max_concurrency=10_000, max_task_retries=-1)(_Post).options(
+            name=self._road.post, scheduling_strategy=on_node(node_of_driver())
         )
         self._post: Any = actor.remote()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="office")
@@ -92,8 +93,9 @@ class Office:
 
     def issue(self, folder: Path) -> Road:
         """Return the road for one training in ``folder``; whoever has an earlier one is refused from now on."""
-        ticket = next(self._tickets)
-        self._latest[folder.relative_to(self._study).as_posix()] = ticket
+        ticket, name = next(self._tickets), folder.relative_to(self._study).as_posix()
+        self._judges.pop(self._latest.get(name, 0), None)  # of a worker that died
+        self._latest[name] = ticket
         return replace(self._road, ticket=ticket)
 
     def close(self) -> None:
@@ -110,10 +112,12 @@ class Office:
             call_on_every_machine(scratch.sweep_machine, seconds=_LOOK)
 
     def _serve(self) -> None:
+        last = 0
         try:
-            while (asked := ray.get(self._post.take.remote(_LOOK))) is not None:
+            while (asked := ray.get(self._post.take.remote(last, _LOOK))) is not None:
                 for number, kind, arguments in asked:
                     self._pool.submit(self._answer, number, kind, arguments)
+                    last = max(last, number)
         except ray.exceptions.RayError as error:
             log.warning("machines without the study's folder are not served any more (%s)", type(error).__name__)
 
@@ -140,7 +144,9 @@ class Office:
     def _open(self, ticket: int, name: str) -> tuple[Any, ...]:
         with self._one_folder[name]:
             folder = self._check(ticket, name)
-            shutil.rmtree(folder / _INCOMING, ignore_errors=True)
+            if ticket not in self._sets:
+                shutil.rmtree(folder / _INCOMING, ignore_errors=True)  # of a machine that died
+                self._sets[ticket] = 0
             names = [one for one in list_files(folder) if one != LOG]
         return names, *self._read(("folder", name), names, (0, 0))
 
@@ -176,22 +182,27 @@ class Office:
             tokenizer, encoded = prepare(config)
         return tokenizer, encoded.folder
 
-    def _store(self, ticket: int, name: str, carried: Any) -> None:
+    def _store(self, ticket: int, name: str, number: int, carried: Any) -> None:
         parts = unwrap(carried, _LOST)
-        with self._one_folder[name]:
-            write_parts(self._check(ticket, name) / _INCOMING, parts)
-
-    def _commit(self, ticket: int, name: str, carried: Any, gone: list[str], added: tuple[int, bytes]) -> None:
-        parts = unwrap(carried, _LOST)
-        start, more = added
         with self._one_folder[name]:
             folder = self._check(ticket, name)
-            incoming = folder / _INCOMING
-            incoming.mkdir(parents=True, exist_ok=True)
-            write_parts(incoming, parts)
-            known = self._logged.get(ticket, 0)  # a question that is asked again adds nothing
-            apply(incoming, folder, gone, more[max(0, known - start) :])
-            self._logged[ticket] = max(known, start + len(more))
+            if number == self._sets[ticket]:  # else it is asked again, and the set has come
+                write_parts(folder / _INCOMING, parts)
+
+    def _commit(
+        self, ticket: int, name: str, number: int, carried: Any, gone: list[str], log: bytes, last: bool
+    ) -> None:
+        parts = unwrap(carried, _LOST)
+        with self._one_folder[name]:
+            folder = self._check(ticket, name)
+            if number == self._sets[ticket]:
+                incoming = folder / _INCOMING
+                incoming.mkdir(parents=True, exist_ok=True)
+                write_parts(incoming, parts)
+                apply(incoming, folder, gone, log)
+                self._sets[ticket] = number + 1
+        if last:
+            self._judges.pop(ticket, None)
 
     def _report(self, ticket: int, name: str, report: int, metrics: dict[str, float]) -> tuple[bool, bool]:
         self._check(ticket, name)
@@ -224,47 +235,48 @@ def _plain(error: Exception) -> Exception:
 
 
 class _Post:
-    """The mailbox, in a Ray actor: keeps questions until the driver takes them, and answers until they are sent."""
+    """The mailbox, in a Ray actor: keeps questions until they are answered, and who asks waits meanwhile."""
 
     def __init__(self) -> None:
-        self._asked: list[tuple[int, str, Any]] | None = []  # None: closed
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._numbers = itertools.count()
+        self._asked: dict[int, tuple[str, Any, asyncio.Future[Any]]] = {}
+        self._numbers = itertools.count(1)
         self._news = asyncio.Event()
+        self._closed = False
 
     async def ask(self, kind: str, arguments: Any) -> Any:
         """Return the driver's answer and None, or None and an error."""
-        if self._asked is None:
-            return None, MovedError("the search has ended")
-        number = next(self._numbers)
-        self._answers[number] = asyncio.get_running_loop().create_future()
-        self._asked.append((number, kind, arguments))
+        if self._closed:
+            return _ENDED
+        number, answer = next(self._numbers), asyncio.get_running_loop().create_future()
+        self._asked[number] = kind, arguments, answer
         self._news.set()
         try:
-            return await self._answers[number]
+            return await answer
         finally:
-            del self._answers[number]
+            del self._asked[number]
 
-    async def take(self, seconds: float) -> list[tuple[int, str, Any]] | None:
-        """Return the new questions, as soon as there is one; None if the mailbox is closed."""
-        if self._asked == []:
+    async def take(self, after: int, seconds: float) -> list[tuple[int, str, Any]] | None:
+        """Return the questions after a number, as soon as there is one; None if the mailbox is closed."""
+        if not any(number > after for number in self._asked):
+            self._news.clear()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), seconds)
-        self._news.clear()
-        if self._asked is None:
+        if self._closed:
             return None
-        asked, self._asked = self._asked, []
-        return asked
+        return [(number, kind, what) for number, (kind, what, _) in self._asked.items() if number > after]
 
     async def answer(self, number: int, answer: Any) -> None:
         """Send an answer to who has asked."""
-        if (future := self._answers.get(number)) is not None and not future.done():
-            future.set_result(answer)
+        if number in self._asked and not (waiting := self._asked[number][2]).done():
+            waiting.set_result(answer)
 
     async def close(self) -> None:
         """Take no more questions."""
-        self._asked = None
+        self._closed = True
         self._news.set()
-        for future in self._answers.values():
-            if not future.done():
-                future.set_result((None, MovedError("the search has ended")))
+        for _, _, waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_result(_ENDED)
+
+
+_ENDED = None, MovedError("the search has ended")
