@@ -56,6 +56,7 @@ class Cluster:
         self.network, self.folder = network, folder
         self.head, self.driver = network.add("head"), network.add("driver")
         self.workers: list[Host] = []
+        self._rays: dict[str, subprocess.Popen[str]] = {}
         self._count = 0
         self.head.forget_project()
         start_ray(self.head, self.log("head"), **IMPATIENT)
@@ -68,9 +69,15 @@ class Cluster:
         host = self.network.add(f"worker{self._count}")
         self._count += 1
         host.forget_project()
-        start_ray(host, self.log(host.name), self.head, cpus=1)
+        self._rays[host.name] = start_ray(host, self.log(host.name), self.head, cpus=1)
         self.workers.append(host)
         return host
+
+    def replace_ended(self) -> None:
+        """Replace the machines whose Ray has ended, as it does where the head has given one up."""
+        for host in [host for host in self.workers if self._rays[host.name].poll() is not None]:
+            self.kill(host)
+            self.add_worker()
 
     def kill(self, host: Host) -> None:
         self.workers.remove(host)
@@ -129,6 +136,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(network: Cluster) -> Cluster:
     """Two workers, and a driver that knows no study."""
+    network.replace_ended()
     while len(network.workers) < 2:
         network.add_worker()
     shutil.rmtree(network.driver.see("/tmp/results"), ignore_errors=True)
@@ -291,12 +299,17 @@ def test_a_campaign_against_machines_links_and_drivers(cluster: Cluster) -> None
             host.mend()
     ended_well(cluster, driver, 900)
     print(f"killed: {done}")
+    assert len(done) == KILLS, "the search has ended before"
     exact_calls(cluster, trials)
 
 
 def wait_for_reports(cluster: Cluster, driver: subprocess.Popen[str], more: int) -> None:
-    enough = cluster.reports() + more
-    until(lambda: cluster.reports() >= enough or driver.poll() is not None, 200, "no reports", cluster.log("driver"))
+    def enough() -> bool:
+        cluster.replace_ended()
+        return cluster.reports() >= wanted or driver.poll() is not None
+
+    wanted = cluster.reports() + more
+    until(enough, 300, "no reports", cluster.log("driver"))
 
 
 def kill_workers(host: Host) -> None:

@@ -50,6 +50,10 @@ class Road:
     post: str
     ticket: int = 0
 
+    def leads_to_folder(self) -> bool:
+        """Tell whether this machine sees the study's folder itself."""
+        return _sees(self.study, self.token)
+
     def ask(self, kind: str, *arguments: Any) -> Any:
         """Return the driver's answer, and wait for a driver that is cut off for a while.
 
@@ -104,7 +108,7 @@ def work_in(folder: Path, road: Road | None) -> Iterator[Workplace]:
     Raises:
         ConnectionError, OSError: the driver does not answer; there is no room for a copy.
     """
-    if road is None or _sees(road.study, road.token):
+    if road is None or road.leads_to_folder():
         yield Workplace(folder)
         return
     name = folder.relative_to(road.study).as_posix()
