@@ -344,7 +344,7 @@ def model_folder(tiny: dict[str, Any], cluster: Cluster, tmp_path: Path) -> dict
     ("strategy", "hyperopt"),
     [
         ("optuna", {"optuna_pruner": "median", "optuna_n_startup_trials": 2, "max_concurrent": None}),
-        ("asha", {"asha_type": "promotion", "merge": True}),
+        ("asha", {"asha_type": "promotion", "merge": True, "optuna_sampler": "Random"}),
         ("combined", {"trials_per_pass": 2, "max_concurrent": 4}),
     ],
 )
