@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,14 @@ class Host:
             return subprocess.Popen(
                 self.command(*arguments), cwd="/", env=env, stdout=output, stderr=subprocess.STDOUT, text=True
             )
+
+    def processes(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the number, outside, and the command line of each process of the host."""
+        mine = Path(f"/proc/{self.pid}/ns/pid").readlink()
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (path / "ns/pid").readlink() == mine:
+                    yield int(path.name), (path / "cmdline").read_bytes()
 
     def see(self, path: str | Path) -> Path:
         """Return where a path of the host is for this process."""

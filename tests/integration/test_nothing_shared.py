@@ -56,7 +56,6 @@ class Cluster:
         self.network, self.folder = network, folder
         self.head, self.driver = network.add("head"), network.add("driver")
         self.workers: list[Host] = []
-        self._rays: dict[str, subprocess.Popen[str]] = {}
         self._count = 0
         self.head.forget_project()
         start_ray(self.head, self.log("head"), **IMPATIENT)
@@ -69,15 +68,17 @@ class Cluster:
         host = self.network.add(f"worker{self._count}")
         self._count += 1
         host.forget_project()
-        self._rays[host.name] = start_ray(host, self.log(host.name), self.head, cpus=1)
+        start_ray(host, self.log(host.name), self.head, cpus=1)
         self.workers.append(host)
         return host
 
     def replace_ended(self) -> None:
         """Replace the machines whose Ray has ended, as it does where the head has given one up."""
-        for host in [host for host in self.workers if self._rays[host.name].poll() is not None]:
-            self.kill(host)
-            self.add_worker()
+        for host in list(self.workers):
+            began = "Ray runtime started" in self.log(host.name).read_text()
+            if began and not any(b"raylet/raylet" in command for _, command in host.processes()):
+                self.kill(host)
+                self.add_worker()
 
     def kill(self, host: Host) -> None:
         self.workers.remove(host)
@@ -314,11 +315,10 @@ def wait_for_reports(cluster: Cluster, driver: subprocess.Popen[str], more: int)
 
 def kill_workers(host: Host) -> None:
     """Kill the processes of a host that run trials."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            same = (path / "ns/pid").readlink() == Path(f"/proc/{host.pid}/ns/pid").readlink()
-            if same and b"ray::" in (path / "cmdline").read_bytes():
-                os.kill(int(path.name), signal.SIGKILL)
+    for pid, command in host.processes():
+        if command.startswith(b"ray::ImplicitFunc"):  # Ray Tune's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -375,3 +375,24 @@ def test_each_trial_is_as_alone(
     for one, other in zip(ours, theirs, strict=True):  # in a pass, sums are rounded otherwise
         assert one["eval_f1"] == pytest.approx(other["eval_f1"], abs=0.05 if "trials_per_pass" in hyperopt else 0)
     assert (cluster.study / "final/merged/model.safetensors").exists() == ("merge" in hyperopt)
+
+
+def test_a_command_with_hydras_launcher_goes_on_with_another_address(cluster: Cluster, config: dict[str, Any]) -> None:
+    """The driver is killed; the study goes on through another door of the same Ray."""
+    address = f"ray://{cluster.head.address}:10001"
+    more = ["hyperopt=random", "hydra/launcher=ray", "model=tiny", "data=files", "hyperopt.study_name=s"]
+    more += [f"data.{name}_file={config['data'][f'{name}_file']}" for name in ("train", "dev", "test")]
+    more += ["hyperopt.results_dir=/tmp/results", "data.cache_dir=/tmp/cache", "hyperopt.num_trials=8"]
+    more += ["hyperopt.max_concurrent=2", "hyperopt.final.enabled=false", "training.reports=3", "training.min_steps=60"]
+    command = f"cd /tmp && exec {PYTHON} {PROJECT}/launch.py -m hyperopt.ray_address={address} {' '.join(more)}"
+    driver = cluster.driver.start("sh", "-c", command, log=cluster.log("driver"), PYTHONPATH=PROJECT)
+    until(lambda: cluster.reports() >= 6 or driver.poll() is not None, 200, "no reports", cluster.log("driver"))
+    cluster.kill_driver(driver)
+    other = f"ray://{cluster.head.address}:10002"
+    again = ["-m", "mistral_ner.hyperopt.resume", STUDY, "--ray-address"]
+    wrong = cluster.driver.start(PYTHON, *again, other, log=cluster.log("wrong"), PYTHONPATH=PROJECT)
+    assert wrong.wait(200) == 1
+    assert f"no Ray cluster at hyperopt.ray_address={other}" in cluster.log("wrong").read_text()
+    ended_well(cluster, cluster.driver.start(PYTHON, *again, address, log=cluster.log("driver"), PYTHONPATH=PROJECT))
+    exact(cluster, 8)
+    nothing_seen(cluster)
