@@ -120,6 +120,7 @@ def measured(head: Host, results: Path, size: int, reports: int, here: Path) -> 
             "results_dir": str(results),
             "study_name": "s",
             "asha_grace_period": reports,
+            "asha_max_t": reports,
         },
     }
     head.see("/tmp/config.yaml").write_text(yaml.safe_dump(config))
