@@ -50,7 +50,7 @@ def join(plan: Plan) -> Iterator[None]:
     """Connect to the Ray at ``ray_address``, if one is given, before a study exists; leave it running afterwards.
 
     Raises:
-        UserError: no Ray runs there, it has no room for a trial, or a machine cannot run one.
+        UserError: no Ray runs there, it has no room for a trial, a machine cannot run one, or Ray has gone meanwhile.
     """
     if plan.config.hyperopt.ray_address is None or ray.is_initialized():
         yield
@@ -58,10 +58,18 @@ def join(plan: Plan) -> Iterator[None]:
     _prepare_process()
     _connect(plan)
     handle_again()
+    outside = private.is_client()
     try:
         plan.room.count = count_room(one_trial(plan))
         ask_every_machine(plan)
         yield
+    except Exception as error:
+        if outside and not private.is_client():
+            raise UserError(
+                f"the Ray at hyperopt.ray_address={plan.config.hyperopt.ray_address} is gone; the study is kept\n"
+                f"  fix: python -m mistral_ner.hyperopt.resume {plan.folder} --ray-address ADDRESS, once Ray runs again"
+            ) from error
+        raise
     finally:
         ray.shutdown()
 

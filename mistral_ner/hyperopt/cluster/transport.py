@@ -41,7 +41,6 @@ Judge = Callable[[int, dict[str, float]], tuple[bool, bool]]
 _INCOMING = ".incoming"  # in a training's folder: what has come of a set of changes
 _AT_ONCE = 4  # questions that are answered side by side
 _LOOK = 5.0  # seconds that an empty mailbox is waited at
-_GONE = (ray.exceptions.RayError, OSError)  # what Ray raises when a machine, an actor or its head is gone
 _LOST = 600.0  # seconds in which a piece must have come
 
 log = logging.getLogger(__name__)
@@ -101,16 +100,16 @@ class Office:
 
     def close(self) -> None:
         """Stop answering, and remove what is left on the machines; their workers must have ended."""
-        with suppress(*_GONE):
+        with suppress(Exception):  # Ray's client raises just that when its server is gone
             ray.get(self._post.close.remote(), timeout=_LOOK)
         self._thread.join(2 * _LOOK)
         self._pool.shutdown(wait=False, cancel_futures=True)
-        with suppress(*_GONE):
+        with suppress(Exception):
             ray.kill(self._post)
         (self._study / TOKEN).unlink(missing_ok=True)
         for name in self._latest:  # of machines that died
             shutil.rmtree(self._study / name / _INCOMING, ignore_errors=True)
-        with suppress(*_GONE):
+        with suppress(Exception):
             call_on_every_machine(scratch.sweep_machine, seconds=_LOOK)
 
     def _serve(self) -> None:
@@ -120,7 +119,7 @@ class Office:
                 for number, kind, arguments in asked:
                     self._pool.submit(self._answer, number, kind, arguments)
                     last = max(last, number)
-        except _GONE as error:
+        except (ray.exceptions.RayError, OSError) as error:
             log.warning("machines without the study's folder are not served any more (%s)", type(error).__name__)
 
     def _answer(self, number: int, kind: str, arguments: Any) -> None:
