@@ -28,7 +28,7 @@ from machine import machine
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from tests.namespaces import PROJECT, PYTHON, Host, Network, start_ray  # noqa: E402
+from tests.namespaces import PROJECT, PYTHON, Host, Network, start_ray, why_not  # noqa: E402
 
 SIZES = {"minilm": 15_000_000, "7b": 200_000_000}  # bytes of a checkpoint
 SIDES = ("shared", "nothing shared", "nothing shared, 1 Gbit/s")
@@ -77,6 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=int, default=REPORTS)
     args = parser.parse_args()
+    if (reason := why_not()) is not None:
+        sys.exit(f"not measured: {reason}")
     rows = []
     for side in SIDES:
         rows += on_a_side(side, args.reports)

@@ -53,13 +53,18 @@ class Cluster:
     """A head and a driver without CPUs, and workers of one CPU each."""
 
     def __init__(self, network: Network, folder: Path) -> None:
-        self.network, self.folder = network, folder
-        self.head, self.driver = network.add("head"), network.add("driver")
+        self.network, self.folder, self.driver = network, folder, network.add("driver")
         self.workers: list[Host] = []
         self._count = 0
+        self.head = self.add_head()
+
+    def add_head(self) -> Host:
+        """Return a new head, which no worker has joined."""
+        self.head = self.network.add("head")
         self.head.forget_project()
         start_ray(self.head, self.log("head"), **IMPATIENT)
         until(lambda: answers(self.head, self.driver), 120, "the head does not answer", self.log("head"))
+        return self.head
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.txt"
@@ -302,6 +307,26 @@ def test_a_campaign_against_machines_links_and_drivers(cluster: Cluster) -> None
     print(f"killed: {done}")
     assert len(done) == KILLS, "the search has ended before"
     exact_calls(cluster, trials)
+
+
+def test_a_head_goes_and_the_search_goes_on_with_another(tmp_path: Path) -> None:
+    with Network() as network:
+        cluster = Cluster(network, tmp_path)
+        cluster.add_worker()
+        config = counted(cluster, "combined", num_trials=4, max_concurrent=1, asha_grace_period=3)
+        driver = cluster.search(config, "arithmetic(seconds=0.4)")
+        wait_for_reports(cluster, driver, 5)
+        cluster.head.kill()
+        cluster.kill(cluster.workers[0])
+        assert driver.wait(200) == 1
+        said = f"the Ray at hyperopt.ray_address={config['hyperopt']['ray_address']} is gone; the study is kept"
+        assert said in cluster.said()
+        cluster.add_head()
+        cluster.add_worker()
+        config["hyperopt"] |= {"resume": True, "ray_address": f"ray://{cluster.head.address}:10001"}
+        ended_well(cluster, cluster.search(config, "arithmetic(seconds=0.4)"))
+        exact_calls(cluster, 4)
+        nothing_seen(cluster)
 
 
 def wait_for_reports(cluster: Cluster, driver: subprocess.Popen[str], more: int) -> None:
