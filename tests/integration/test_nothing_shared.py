@@ -184,7 +184,7 @@ def alone(config: dict[str, Any], tiny: dict[str, Any], folder: Path, **hyperopt
     return folder / "s"
 
 
-def ended_well(cluster: Cluster, driver: subprocess.Popen[str], seconds: float = 300) -> None:
+def ended_well(cluster: Cluster, driver: subprocess.Popen[str], seconds: float = 500) -> None:
     try:
         assert driver.wait(seconds) == 0, cluster.said()[-6000:]
     except subprocess.TimeoutExpired:
@@ -218,7 +218,7 @@ def test_the_winner_is_that_of_one_machine_though_a_machine_dies(
 ) -> None:
     config["hyperopt"]["max_concurrent"] = 1  # so that the order of reports is the same
     driver = cluster.search(config)
-    until(lambda: cluster.reports() >= 10 and cluster.at_work(), 200, "no reports", cluster.log("driver"))
+    until(lambda: cluster.reports() >= 10 and cluster.at_work(), 400, "no reports", cluster.log("driver"))
     cluster.kill(cluster.at_work()[0])
     ended_well(cluster, driver)
     exact(cluster, TRIALS)
@@ -264,7 +264,7 @@ def exact_calls(cluster: Cluster, trials: int) -> None:
 def test_a_machine_dies_and_another_comes(cluster: Cluster, strategy: str) -> None:
     config = counted(cluster, strategy, max_concurrent=None, asha_type="promotion", asha_grace_period=3)
     driver = cluster.search(config, "arithmetic(seconds=0.4)")
-    until(lambda: cluster.reports() >= 12 and len(cluster.at_work()) == 2, 200, "no reports", cluster.log("driver"))
+    until(lambda: cluster.reports() >= 12 and len(cluster.at_work()) == 2, 400, "no reports", cluster.log("driver"))
     cluster.kill(cluster.workers[0])
     new = cluster.add_worker()
     until(lambda: "Ray runtime started" in cluster.log(new.name).read_text(), 60, "no Ray", cluster.log(new.name))
@@ -411,7 +411,7 @@ def test_a_command_with_hydras_launcher_goes_on_with_another_address(cluster: Cl
     more += ["hyperopt.max_concurrent=2", "hyperopt.final.enabled=false", "training.reports=3", "training.min_steps=60"]
     command = f"cd /tmp && exec {PYTHON} {PROJECT}/launch.py -m hyperopt.ray_address={address} {' '.join(more)}"
     driver = cluster.driver.start("sh", "-c", command, log=cluster.log("driver"), PYTHONPATH=PROJECT)
-    until(lambda: cluster.reports() >= 6 or driver.poll() is not None, 200, "no reports", cluster.log("driver"))
+    until(lambda: cluster.reports() >= 6 or driver.poll() is not None, 500, "no reports", cluster.log("driver"))
     cluster.kill_driver(driver)
     other = f"ray://{cluster.head.address}:10002"
     again = ["-m", "mistral_ner.hyperopt.resume", STUDY, "--ray-address"]
