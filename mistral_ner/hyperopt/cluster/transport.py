@@ -33,6 +33,7 @@ from mistral_ner.hyperopt.cluster import scratch
 from mistral_ner.hyperopt.cluster.machines import call_on_every_machine, node_of_driver, on_node
 from mistral_ner.hyperopt.cluster.parcels import LOG, Place, apply, cut, list_files, write_parts
 from mistral_ner.hyperopt.cluster.road import TOKEN, MovedError, Road, unwrap, wrap
+from mistral_ner.hyperopt.cluster.workers import worker_class
 from mistral_ner.hyperopt.spec.plan import Plan
 
 # What judges a report of a trial, by its number and the trial's: whether the trial ends, and whether it was stopped.
@@ -83,7 +84,8 @@ class Office:
         self._one_folder: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         files.write_text(study / TOKEN, self._road.token)
         # a question that a broken connection has swallowed is asked again: each may be answered twice
-        actor = ray.remote(num_cpus=0, max_concurrency=10_000, max_task_retries=-1)(_Post).options(
+        options = {"num_cpus": 0, "max_concurrency": 10_000, "max_task_retries": -1}
+        actor = worker_class(options, _Post).options(
             name=self._road.post, scheduling_strategy=on_node(node_of_driver())
         )
         self._post: Any = actor.remote()
