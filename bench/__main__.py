@@ -38,6 +38,7 @@ RUNS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
     ("ablation", (), MUSIC),
     ("memory", (), MUSIC),
     ("start", (), None),
+    ("transport", (), None),
     ("decode", (), "."),
     ("quality", ("--sets", "sample", "music", "politics", "wnut17_500"), "."),
 )

@@ -32,7 +32,7 @@ needs_cases = pytest.mark.skipif(
 # The files whose tests take longest: they begin first, so that no worker is left alone with one in the end.
 LONGEST = ["test_signals", "test_contract", "test_cluster", "test_storages", "test_bad_input", "test_readme"]
 LONGEST += ["test_resume", "test_ended_from_outside", "test_ray_tune", "test_campaign", "test_choices_are_data"]
-LONGEST += ["test_smoke", "test_workers", "test_old_studies"]
+LONGEST += ["test_smoke", "test_workers", "test_old_studies", "test_nothing_shared"]
 _LIMIT = 900  # seconds for a test that starts processes: a busy machine takes ten times as long as an idle one
 # In CI, which lends two cores that others use, too, a test that starts processes gets a second try; `-rR` in the
 # Makefile lists each that needed one, to be mended like a failure. At a developer's desk there is none.

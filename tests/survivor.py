@@ -18,7 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 # what is made once for a file
-SHARED = ("ray_for_all", "running_ray", "finished", "ended", "found", "model", "page")
+SHARED = ("ray_for_all", "running_ray", "network", "cluster", "finished", "ended", "found", "model", "page")
 _TAKEN = re.compile(rf"""def \w+\([^)]*\b({"|".join(SHARED)}): |usefixtures\("({"|".join(SHARED)})"\)""")
 
 

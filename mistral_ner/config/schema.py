@@ -138,7 +138,7 @@ class BudgetConfig:
     """How much a search may spend."""
 
     num_trials: int = _value(20, low=1)
-    max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
+    max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as there is room for
     timeout: float | None = _value(None, above=0)  # seconds
     final_share: float | None = _value(1.0, above=0)  # of the search's time, for the final trainings; null: no limit
 
@@ -160,7 +160,7 @@ class HyperoptConfig:
     strategy: str = _value("none", choices=STRATEGIES)
     enabled: bool | None = None  # null: follows from strategy, with which it must agree
     num_trials: int = _value(20, low=1)
-    max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as the machine holds
+    max_concurrent: int | None = _value(None, low=1)  # trials at once; null: as many as there is room for
     trials_per_pass: int = _value(1, low=1)  # trials of a worker that go through the base model together
     timeout: float | None = _value(None, above=0)  # seconds
     metric: str = "eval_f1"

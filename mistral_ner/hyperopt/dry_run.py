@@ -85,7 +85,8 @@ def stopping_rule(plan: Plan) -> str:
 def budget(plan: Plan) -> str:
     """Return every budget that is set."""
     hyperopt = plan.config.hyperopt
-    parts = [f"{hyperopt.num_trials} trials, {plan.at_once} at once"]
+    at_once = "as many at once as the cluster has room for" if plan.grows else f"{plan.at_once} at once"
+    parts = [f"{hyperopt.num_trials} trials, {at_once}"]
     if hyperopt.trials_per_pass > 1:
         parts.append(f"{hyperopt.trials_per_pass} in a pass")
     if plan.settings is not None and len(plan.settings) < hyperopt.num_trials:

@@ -2,6 +2,7 @@
 
 python -m mistral_ner.hyperopt.resume                    the newest in multirun/
 python -m mistral_ner.hyperopt.resume multirun/STUDY
+python -m mistral_ner.hyperopt.resume multirun/STUDY --ray-address HOST:PORT    in another Ray than before
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ def main() -> None:
     """Resume the study that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", type=Path, help="a study's folder; left out, the newest in multirun/")
+    parser.add_argument("--ray-address", help="the Ray to join in place of the study's own; null starts one here")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s] %(message)s")
     with show_user_errors():
-        resume(arguments.study or find_newest(Path("multirun")))
+        resume(arguments.study or find_newest(Path("multirun")), arguments.ray_address)
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, ray_address: str | None = None) -> None:
     """Resume the study in ``folder`` with the settings saved there.
+
+    Args:
+        folder: the study's.
+        ray_address: the Ray to join: another one than before, or ``null`` for a private one; None: as before.
 
     Raises:
         UserError: there is none, its folder was renamed, or another process leads it.
@@ -40,6 +46,8 @@ def resume(folder: Path) -> None:
         name = config.hyperopt.study_name
         raise UserError(f"the folder of study {name!r} must bear its name, found {folder.name}; fix: mv it to {name}")
     config.hyperopt.resume = True
+    if ray_address is not None:
+        config.hyperopt.ray_address = None if ray_address == "null" else ray_address
     search(config)
 
 

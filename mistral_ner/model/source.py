@@ -30,6 +30,8 @@ def locate(model: ModelConfig) -> str:
         UserError: the package is not installed, or the folder does not exist.
     """
     name = model.model_name
+    if name in _copies:
+        return _copies[name]
     if name.startswith("package:"):
         return _package_folder(name.removeprefix("package:"))
     folder = files.expand(name)
@@ -40,6 +42,33 @@ def locate(model: ModelConfig) -> str:
         hint = "`make smollm2` writes it" if folder.name == "smollm2-135m" else "type model.model_name=FOLDER"
         raise UserError(f"model.model_name must name a folder that exists, found {name}; {hint}")
     return name
+
+
+_copies: dict[str, str] = {}  # folders by model name, of models whose own folder another machine has
+
+
+def use_copy(name: str, folder: Path) -> None:
+    """Let a model's name stand for a copy of its files in ``folder``, in this process."""
+    _copies[name] = str(folder)
+
+
+def list_model_files(model: ModelConfig) -> list[tuple[str, int]] | None:
+    """Return the names and sizes in bytes of the files that a model in a folder is loaded from; None of a hub model.
+
+    Raises:
+        UserError: as :func:`locate`.
+    """
+    folder = Path(locate(model))
+    if not folder.is_dir():
+        return None
+    there = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    other: tuple[str, ...] = _OTHERS
+    if any(path.suffix == ".safetensors" for path in there):
+        other = (*other, *_PICKLED)
+    return [(path.name, path.stat().st_size) for path in there if path.suffix not in other]
+
+
+_OTHERS = (".onnx", ".h5", ".msgpack", ".ot", ".gguf", ".tflite")  # weights for other programs
 
 
 def check_model(model: ModelConfig) -> None:

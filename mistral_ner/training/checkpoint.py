@@ -116,7 +116,7 @@ class Progress:
             "files": self.sums,
             "rows": self.reports,
         }
-        files.write_json(self.folder / _STATE, {**state, "checksum": _checksum(state)})
+        files.write_json(self.folder / STATE, {**state, "checksum": _checksum(state)})
 
     def _folder_of(self, name: str) -> Path:
         return self.folder / name if name == _ADAPTER else self.checkpoints / name
@@ -133,7 +133,7 @@ class Progress:
         try:
             state = _state(self.folder)
         except ValueError as error:
-            self._start_over(f"{_STATE} is damaged ({error})")
+            self._start_over(f"{STATE} is damaged ({error})")
             return
         if state is None:
             return
@@ -166,17 +166,17 @@ class Progress:
         except (OSError, ValueError):
             whole = False
         if not whole:
-            log.warning("%s: %s is damaged; written again from %s", self.folder, _REPORTS, _STATE)
+            log.warning("%s: %s is damaged; written again from %s", self.folder, _REPORTS, STATE)
         return whole
 
     def _start_over(self, reason: str) -> None:
         log.warning("%s: %s; this training starts again", self.folder, reason)
-        for name in (_STATE, _REPORTS):  # so that nobody takes the old reports for new ones
+        for name in (STATE, _REPORTS):  # so that nobody takes the old reports for new ones
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
-_STATE, _REPORTS, _ADAPTER = "checkpoint.json", "result.json", "adapter"
+STATE, _REPORTS, _ADAPTER = "checkpoint.json", "result.json", "adapter"
 
 
 def reports_on_disk(folder: Path) -> list[dict[str, Any]]:
@@ -232,7 +232,7 @@ def _state(folder: Path) -> dict[str, Any] | None:
         ValueError: it has changed since it was written.
     """
     try:
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     if not isinstance(state, dict) or state.pop("checksum", None) != _checksum(state):
@@ -275,8 +275,9 @@ def check_folder(config: Config) -> None:
 def _reads_the_same(theirs: dict[str, Any], config: Config) -> bool:
     """Whether a run of an earlier version has read the sentences that this one reads."""
     saved = theirs.get("data")
-    if not isinstance(saved, dict) or set(saved) != set(vars(config.data)):
+    if not isinstance(saved, dict) or {*saved, "cache_dir"} != set(vars(config.data)):
         return False
+    saved = {**saved, "cache_dir": config.data.cache_dir}
     return reads_the_same(DataConfig(**saved), config.data)
 
 
@@ -315,7 +316,7 @@ def _their_run(path: Path) -> dict[str, Any] | None:
         container = None
     if isinstance(container, dict) and "training" in container:
         return _the_run(_as_now(container))
-    if (path.parent / _STATE).exists():
+    if (path.parent / STATE).exists():
         raise UserError(
             f"{path} is damaged, so nothing says which config the reports beside it belong to\n"
             f"  fix: put it back, or rm -r {path.parent}, or output_dir=ANOTHER_FOLDER"
@@ -330,4 +331,7 @@ def _as_now(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def _the_run(container: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in container.items() if key not in _NOT_THE_RUN}
+    run = {key: value for key, value in container.items() if key not in _NOT_THE_RUN}
+    if isinstance(data := run.get("data"), dict):
+        run["data"] = {key: value for key, value in data.items() if key != "cache_dir"}
+    return run

@@ -10,9 +10,10 @@ import numpy as np
 
 from mistral_ner import files
 from mistral_ner.config.schema import Config, DataConfig
-from mistral_ner.data.read import SPLITS, Sentence, Splits, load_splits
+from mistral_ner.data.read import SPLITS, Sentence, Splits
 from mistral_ner.metrics import IntArray, Score, entity_spans, entity_types
 from mistral_ner.training.evaluate import score
+from mistral_ner.training.prepare import find_splits
 
 
 def read_again(data: DataConfig) -> Splits:
@@ -21,7 +22,7 @@ def read_again(data: DataConfig) -> Splits:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        return load_splits(data)
+        return find_splits(data)
     finally:
         log.setLevel(level)
 

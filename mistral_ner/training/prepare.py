@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mistral_ner.config.schema import Config
+from mistral_ner.config.schema import Config, DataConfig
 from mistral_ner.data.encode import Encoded, encode
 from mistral_ner.data.overview import describe
 from mistral_ner.data.read import Splits, load_splits
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _kept: dict[str, tuple[PreTrainedTokenizerFast, Encoded]] = {}  # at most one: a study has one data set
+_adopted: dict[str, Splits] = {}  # at most one, by its data
 
 
 def prepare(config: Config, splits: Splits | None = None) -> tuple[PreTrainedTokenizerFast, Encoded]:
@@ -29,16 +30,52 @@ def prepare(config: Config, splits: Splits | None = None) -> tuple[PreTrainedTok
     Raises:
         UserError: the data or the tokenizer cannot be used; the message says why.
     """
-    model = config.model
-    key = repr((config.data, model.model_name, model.revision, model.random_init, model.resize_embeddings))
+    key = _key(config)
     if key not in _kept:
-        _kept.clear()
         splits = splits or load_splits(config.data)
         tokenizer = load_tokenizer(config.model, [sentence.tokens for sentence in splits.train])
         check_vocabulary(config.model, tokenizer)
-        max_length = choose_max_length(config.model, config.data.max_length)
-        _kept[key] = tokenizer, encode(splits, tokenizer, replace(config.data, max_length=max_length))
+        _keep(key, config, splits, tokenizer)
     return _kept[key]
+
+
+def adopt(config: Config, splits: Splits, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Take what another machine has read, so that :func:`prepare` and :func:`find_splits` need no file of the data's.
+
+    Args:
+        config: ``data``, whose ``cache_dir`` may hold the encoded rows, and the model.
+        splits: its sentences.
+        tokenizer: the model's.
+    """
+    if (key := _key(config)) not in _kept:
+        _keep(key, config, splits, tokenizer)
+        _adopted.clear()
+        _adopted[repr(config.data)] = splits
+
+
+def find_splits(data: DataConfig) -> Splits:
+    """Return the splits that ``data`` describes, those that were adopted or as their files are now.
+
+    Raises:
+        UserError: as :func:`mistral_ner.data.read.load_splits`.
+    """
+    return _adopted.get(repr(data)) or load_splits(data)
+
+
+def _key(config: Config) -> str:
+    model = config.model
+    return repr((config.data, model.model_name, model.revision, model.random_init, model.resize_embeddings))
+
+
+def describe_needs(config: Config) -> str:
+    """Return as text what decides the prepared data, wherever its cache is."""
+    return _key(replace(config, data=replace(config.data, cache_dir="")))
+
+
+def _keep(key: str, config: Config, splits: Splits, tokenizer: PreTrainedTokenizerFast) -> None:
+    _kept.clear()
+    max_length = choose_max_length(config.model, config.data.max_length)
+    _kept[key] = tokenizer, encode(splits, tokenizer, replace(config.data, max_length=max_length))
 
 
 def describe_data(config: Config, splits: Splits) -> str:

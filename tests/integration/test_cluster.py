@@ -225,18 +225,28 @@ def test_a_server_for_a_client_that_does_not_start(tmp_path: Path, running_ray: 
     )
 
 
-def test_what_the_machines_do_not_have(
-    tmp_path: Path, running_ray: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_machines_do_not_have(tmp_path: Path, running_ray: dict[str, str]) -> None:
     """Found before a study is made."""
     address = running_ray["host:port"]
     with pytest.raises(UserError, match=r"cpu=3, but no machine of this Ray has more than 2 CPUs; fix: .*cpu=2"):
         run(tmp_path, "combined", ray_address=address, resources_per_trial={"cpu": 3})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("strategy", ["combined", "optuna"])
+def test_machines_that_do_not_see_the_study(
+    tmp_path: Path, running_ray: dict[str, str], strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their trials' files come to the driver all the same; as many run at once as there is room for."""
     monkeypatch.chdir(tmp_path)
     elsewhere = Path("/proc/self/cwd/results")  # a path that says another folder to every process
-    with pytest.raises(UserError, match=r"results is not seen by .*; fix: hyperopt.results_dir=FOLDER on a disk that"):
-        run(elsewhere, "optuna", ray_address=address)
-    assert list(tmp_path.iterdir()) == []
+    _, trials = run(elsewhere, strategy, ray_address=running_ray["host:port"], max_concurrent=None)
+    assert len(trials) == 12
+    for trial in trials:
+        calls = (tmp_path / "results" / "s" / f"trial_{trial.number:04d}" / "calls.txt").read_text().split()
+        assert calls == [str(report) for report in sorted(trial.intermediate_values)]
+    assert not (Path(running_ray["broken"]).parent / "results").exists()
+    assert not (tmp_path / "results/s/.seen").exists()
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def test_scores_within_memory(tiny: dict[str, Any], room: int, monkeypatch: pyte
 def test_a_score_without_memory_says_how_to_go_on(tiny: dict[str, Any]) -> None:
     class Full:
         at_once = 1
+        office = None
 
         def each(self, function: Any, items: Any) -> Iterator[tuple[Any, Failed]]:
             yield from ((item, Failed("out of memory with the model")) for item in items)

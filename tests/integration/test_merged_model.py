@@ -24,6 +24,7 @@ class Full:
     """Workers whose card does not hold the merged model."""
 
     at_once = 1
+    office = None
 
     def each(self, function: Any, items: Any) -> Iterator[tuple[Any, Failed]]:
         yield from ((item, Failed("OutOfMemoryError: out of memory with the model")) for item in items)

@@ -21,7 +21,7 @@ PACKAGE = "mistral_ner"
 # and, where it is a folder, for all in it.
 LAYERS = (
     ("errors",),
-    ("files", "environment", "config", "metrics"),
+    ("files", "environment", "config", "metrics", "versions"),
     ("locks",),
     ("data", "model"),
     ("training",),

@@ -104,6 +104,12 @@ def test_a_trial_that_the_machine_cannot_hold(monkeypatch: pytest.MonkeyPatch) -
         plan(resources_per_trial={"cpu": 8})
 
 
-def test_a_cluster_is_not_guessed_at() -> None:
-    with pytest.raises(ConfigError, match=r"hyperopt.max_concurrent: must be set with ray_address"):
-        plan(ray_address="auto")
+def test_a_cluster_is_taken_as_it_grows() -> None:
+    found = plan(ray_address="auto", num_trials=8)
+    assert (found.grows, found.at_once, found.config.hyperopt.max_concurrent) == (True, 1, None)
+    for room, at_once in ((3, 3), (5, 5), (20, 8)):
+        found.room.count = lambda: room  # noqa: B023
+        assert (found.at_once, found.passes) == (at_once, at_once)
+    assert not plan(ray_address="auto", max_concurrent=2).grows
+    with pytest.raises(ConfigError, match=r"hyperopt.max_concurrent: must be set with ray_address and trials_per_pass"):
+        plan(ray_address="auto", trials_per_pass=2)

@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 import ray
 
+import mistral_ner
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import private, reaper
-from mistral_ner.hyperopt.cluster.machines import ask_every_machine, one_trial
+from mistral_ner.hyperopt.cluster.machines import ask_every_machine, count_room, one_trial
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan, cpus_per_trial
 from mistral_ner.hyperopt.study.signals import handle_again
@@ -49,7 +50,7 @@ def join(plan: Plan) -> Iterator[None]:
     """Connect to the Ray at ``ray_address``, if one is given, before a study exists; leave it running afterwards.
 
     Raises:
-        UserError: no Ray runs there, it has no room for a trial, or a machine does not see the results folder.
+        UserError: no Ray runs there, it has no room for a trial, a machine cannot run one, or Ray has gone meanwhile.
     """
     if plan.config.hyperopt.ray_address is None or ray.is_initialized():
         yield
@@ -57,10 +58,18 @@ def join(plan: Plan) -> Iterator[None]:
     _prepare_process()
     _connect(plan)
     handle_again()
+    outside = private.is_client()
     try:
-        one_trial(plan)
+        plan.room.count = count_room(one_trial(plan))
         ask_every_machine(plan)
         yield
+    except Exception as error:
+        if outside and not private.is_client():
+            raise UserError(
+                f"the Ray at hyperopt.ray_address={plan.config.hyperopt.ray_address} is gone; the study is kept\n"
+                f"  fix: python -m mistral_ner.hyperopt.resume {plan.folder} --ray-address ADDRESS, once Ray runs again"
+            ) from error
+        raise
     finally:
         ray.shutdown()
 
@@ -184,17 +193,23 @@ _LONGEST_PARENT = 107 - 13 - 43 - 21 - 6
 
 
 def _connect(plan: Plan) -> None:
-    """Connect to the Ray at ``ray_address``.
+    """Connect to the Ray at ``ray_address``; the machines get this process's copy of the project.
 
     Raises:
-        UserError: no Ray runs there.
+        UserError: no Ray runs there, or one of another version.
     """
     address = plan.config.hyperopt.ray_address
     assert address is not None, "a private Ray is started"
+    environment = {**_COMMON["runtime_env"], "py_modules": [str(Path(mistral_ner.__file__).parent)]}
     try:
         _reach(address)
-        _initialize(address, **_COMMON)
+        _initialize(address, **{**_COMMON, "runtime_env": environment})
     except (OSError, ValueError, RuntimeError) as error:
+        if "ersion mismatch" in str(error):
+            raise UserError(
+                f"hyperopt.ray_address={address}: {' '.join(str(error).split())}; fix: install the cluster's versions "
+                "of Ray and Python here, or these there"
+            ) from None
         raise UserError(
             f"no Ray cluster at hyperopt.ray_address={address} ({_cause(error)}); "
             f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"

@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
+import time
 import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster import private
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan, cpus_per_trial
+from mistral_ner.versions import find_versions
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +75,28 @@ def one_trial(plan: Plan, say: bool = False) -> dict[str, float]:
     return one
 
 
+def count_room(one: dict[str, float]) -> Callable[[], int]:
+    """Return a function that says how many trials Ray has room for now: at least one, because room may come.
+
+    Args:
+        one: the CPUs and GPUs of a trial.
+    """
+    found, until = 1, 0.0
+
+    def count() -> int:
+        nonlocal found, until
+        if time.monotonic() >= until:
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            found = max(1, sum(_fit_on(node["Resources"], one) for node in nodes if node["Alive"]))
+            until = time.monotonic() + _LOOK
+        return found
+
+    return count
+
+
+_LOOK = 2.0  # seconds between looks
+
+
 def _fit_on(node: dict[str, float], one: dict[str, float]) -> int:
     """Return how many trials one machine has room for."""
     needs = {"CPU": one["cpu"], "GPU": one["gpu"]}
@@ -73,10 +104,10 @@ def _fit_on(node: dict[str, float], one: dict[str, float]) -> int:
 
 
 def ask_every_machine(plan: Plan) -> None:
-    """Check that every machine of a cluster has this project installed and sees the results folder.
+    """Check that the trials can run on every machine of a cluster, and say which machines do not see the results.
 
     Raises:
-        UserError: names the machines that fail the check.
+        UserError: names what differs from this machine, or what a machine that sees nothing cannot do.
     """
     results_dir = Path(plan.config.hyperopt.results_dir)
     new = [path for path in (results_dir, *results_dir.parents) if not path.exists()]
@@ -84,45 +115,106 @@ def ask_every_machine(plan: Plan) -> None:
     try:
         results_dir.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        answers = _answers(str(probe))
+        answers = _look_around(str(probe))
     finally:
         probe.unlink(missing_ok=True)
         for path in new:
             with contextlib.suppress(OSError):
                 path.rmdir()
-    if missing := [address for address, answer in answers.items() if answer == "project"]:
-        raise UserError(
-            f"mistral_ner is not installed on {', '.join(missing)} of the Ray cluster; fix: pip install it there"
-        )
-    if blind := [address for address, answer in answers.items() if answer == "folder"]:
-        raise UserError(
-            f"hyperopt.results_dir={results_dir} is not seen by {', '.join(blind)} of the Ray cluster, whose trials "
-            f"report into it; fix: hyperopt.results_dir=FOLDER on a disk that all its machines share"
+    _refuse_other_versions(answers)
+    if blind := [address for address, (_, sees) in answers if not sees]:
+        _refuse_files_of_trackers(plan, blind)
+        log.info(
+            "%d of %d machines do not see %s: what trials need and make there travels through Ray",
+            *(len(blind), len(answers), results_dir),
         )
 
 
-def _answers(probe: str) -> dict[str, str]:
-    """Return what each machine lacks, by address: ``project``, ``folder``, or nothing."""
+def _refuse_other_versions(answers: Sequence[tuple[str, tuple[dict[str, str], bool]]]) -> None:
+    """Raise UserError if a machine has other versions than this one; the project's own code travels with the search."""
+    mine, wrong = find_versions(), defaultdict[str, list[str]](list)
+    for address, (theirs, _) in answers:
+        for name, version in mine.items():
+            if _matters(name, version) != _matters(name, theirs[name]):
+                wrong[f"{name} is {version} here, {theirs[name]}"].append(address)
+    if wrong:
+        there = "; ".join(f"{what} on {', '.join(addresses)}" for what, addresses in wrong.items())
+        raise UserError(
+            f"the machines of the Ray cluster must have what this one has, but {there}\n"
+            "  fix: the same Python, and what constraints.txt names, here and there; docker/Dockerfile has them"
+        )
+
+
+def _matters(name: str, version: str) -> list[str]:
+    """Return the part of a version that decides: of Python the first two numbers."""
+    return version.split(".")[:2] if name == "python" else [version]
+
+
+def _refuse_files_of_trackers(plan: Plan, blind: Sequence[str]) -> None:
+    """Raise UserError if trainings would write into a tracker's file that their machines do not see."""
+    store = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if plan.config.tracking.report_to == "mlflow" and not store.startswith(("http://", "https://", "databricks")):
+        raise UserError(
+            f"tracking=mlflow: the store {store or 'mlflow.db'} is a file that {', '.join(blind)} of the Ray cluster "
+            "cannot reach; fix: MLFLOW_TRACKING_URI=http://HOST:PORT of an mlflow server, or tracking=none"
+        )
+
+
+def _look_around(probe: str) -> list[tuple[str, tuple[dict[str, str], bool]]]:
+    """Return the versions on each machine, and whether it sees the file ``probe``, with its address."""
     patience = 5.0  # seconds; a network disk may take that long to show a new file
 
-    def lacks() -> str:  # pickled by value: the machine may not have this project
-        import importlib.util
+    def look() -> tuple[dict[str, str], bool]:
         import time
         from pathlib import Path
 
-        if importlib.util.find_spec("mistral_ner") is None:
-            return "project"
-        until = time.monotonic() + patience
-        while not Path(probe).exists():
-            if time.monotonic() > until:
-                return "folder"
-            time.sleep(0.2)
-        return ""
+        from mistral_ner.versions import find_versions
 
-    task = ray.remote(num_cpus=0)(lacks)
-    asked = {}
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[node["NodeManagerAddress"]] = task.options(scheduling_strategy=there).remote()
-    return {address: str(ray.get(answer)) for address, answer in asked.items()}
+        versions = find_versions()
+        until = time.monotonic() + patience
+        while not (seen := Path(probe).exists()) and time.monotonic() < until:
+            time.sleep(0.2)
+        return versions, seen
+
+    try:
+        return call_on_every_machine(look, idle_too=False)
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"a machine of the Ray cluster cannot run this project ({type(error).__name__}: {str(error).strip()}); "
+            "fix: each needs the same Python as this one, and what constraints.txt names"
+        ) from None
+
+
+def call_on_every_machine(
+    function: Callable[[], T], seconds: float | None = None, idle_too: bool = True
+) -> list[tuple[str, T]]:
+    """Return what a function returns on each machine of Ray, with the machine's address.
+
+    Args:
+        function: to call.
+        seconds: to wait for each.
+        idle_too: also on those that give nothing to trials, as a head often does.
+
+    Raises:
+        ray.exceptions.RayError: it failed on one, or did not return in so many seconds.
+    """
+    task = ray.remote(num_cpus=0)(function)
+    asked = [
+        (str(node["NodeManagerAddress"]), task.options(scheduling_strategy=on_node(node["NodeID"])).remote())
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and (idle_too or node["Resources"].get("CPU") or node["Resources"].get("GPU"))
+    ]
+    return [(address, ray.get(answer, timeout=seconds)) for address, answer in asked]
+
+
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """Return what makes Ray run something on one machine only."""
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def node_of_driver() -> str:
+    """Return the id of this process's machine in Ray; of the head, if this process has joined from outside."""
+    if not private.is_client():
+        return ray.get_runtime_context().get_node_id()
+    heads = [node for node in ray.nodes() if "node:__internal_head__" in node["Resources"]]  # type: ignore[no-untyped-call]
+    return str(heads[0]["NodeID"])

@@ -27,14 +27,19 @@ def keep_no_averages(trial: Trial) -> None:
     trial.run_metadata._n_steps = ()  # type: ignore[assignment]  # declared as a tuple of one
 
 
+def is_client() -> bool:
+    """Tell whether this process has joined a Ray from outside (``ray://``), through a server on its head."""
+    client: Any = ray.util.client.ray
+    return bool(client.is_connected())
+
+
 @contextmanager
 def lend_folder_to_tune() -> Iterator[None]:
     """Give Ray Tune a folder to collect its files in, if this process is a client (``ray://``).
 
     Tune takes the session folder of the Ray on this machine, and a client has none. No setting names another.
     """
-    client: Any = ray.util.client.ray
-    if not client.is_connected():
+    if not is_client():
         yield
         return
     storage: Any = importlib.import_module("ray.train._internal.storage")

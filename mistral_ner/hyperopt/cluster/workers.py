@@ -12,10 +12,12 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.storage import hide_password
 from mistral_ner.hyperopt.study.study import WORKER_DIED
@@ -31,11 +33,19 @@ class Failed:
     reason: str
 
 
+class Issues(Protocol):
+    """Issues roads to the folders of trainings."""
+
+    def issue(self, folder: Path) -> Road:
+        """Return the road for one training in ``folder``."""
+
+
 class Workers(Protocol):
     """Calls a function for many items."""
 
     at_once: int  # how many calls run side by side
     elsewhere: bool  # whether each call has CPUs of its own, so that they do not share this machine's
+    office: Issues | None  # serves those calls whose machines do not see the study; None: all see it
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
         """Yield every item with its result, in the order in which they come.
@@ -49,6 +59,7 @@ class Here:
 
     at_once = 1
     elsewhere = False
+    office: Issues | None = None
 
     def each(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R | Failed]]:
         for item in items:
@@ -70,6 +81,7 @@ class Remote(ABC):
 
     at_once: int
     elsewhere = False
+    office: Issues | None = None
 
     @abstractmethod
     def start(self, function: Callable[..., Any], *arguments: Any) -> Call:
@@ -112,18 +124,26 @@ class RayWorkers(Remote):
     Args:
         plan: the search.
         options: of the actors: ``num_cpus``, ``num_gpus``, or any other that ``ray.remote`` takes.
-        at_once: how many calls run side by side; left out, as many as the search runs trials.
-        each: how many of them one worker runs, in threads.
+        at_once: how many calls run side by side; left out, as many as the search runs trials, which may grow.
         ahead: whether :meth:`warm_up` starts workers; False if Ray may have no room for them yet.
+        each: how many of them one worker runs, in threads.
+        office: serves the workers of machines that do not see the study.
 
     Raises:
         ValueError: Ray knows no such option of an actor.
     """
 
     def __init__(
-        self, plan: Plan, options: dict[str, Any], at_once: int | None = None, ahead: bool = False, each: int = 1
+        self,
+        plan: Plan,
+        options: dict[str, Any],
+        at_once: int | None = None,
+        ahead: bool = False,
+        each: int = 1,
+        office: Issues | None = None,
     ) -> None:
-        self.at_once, self.ahead, self._each = at_once or plan.at_once, ahead, each
+        self.at_once, self.ahead, self._each, self.office = at_once or plan.at_once, ahead, each, office
+        self._plan, self._grows = plan, plan.grows and at_once is None
         self._config = hide_password(plan.config)
         self._actor = worker_class({**options, "max_concurrency": each} if each > 1 else options)
         self._waiting: list[Call] = []
@@ -140,6 +160,8 @@ class RayWorkers(Remote):
 
     def _assign(self) -> None:
         """Give calls to idle workers, and start more workers if calls are left; Ray may not have room for all yet."""
+        if self._grows:
+            self.at_once = self._plan.at_once
         while self._waiting and self._idle:
             call, actor = self._waiting.pop(0), max(self._idle, key=self._idle.count)
             self._idle.remove(actor)

@@ -7,7 +7,6 @@ worker only asks the host for the trial's next report, and tells it whether the 
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import threading
 import time
@@ -17,16 +16,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mistral_ner.hyperopt.cluster.road import Road, work_in
 from mistral_ner.hyperopt.cluster.workers import device_works, worker_class
-from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, describe_error, run_trial
+from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, describe_error, log_failure, run_trial
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import write_trial_log
 
 RELAY_CPUS = 0.01  # of a worker that relays reports
 _ENDED = "ended"
 _PATIENCE = 60.0  # seconds for a host that Ray starts again
-
-log = logging.getLogger(__name__)
 
 
 class Hosts:
@@ -80,10 +78,10 @@ class _Host:
     def there(self) -> None:
         """Return, which shows that the host has started."""
 
-    def begin(self, folder: str) -> tuple[str, Any]:
+    def begin(self, folder: str, road: Road | None = None) -> tuple[str, Any]:
         """Start a trial and return its first report, or how it ended."""
         self.clear(folder)
-        self._trials[folder] = _Trial(Path(folder))
+        self._trials[folder] = _Trial(Path(folder), road)
         return self._next(folder)
 
     def go_on(self, folder: str, stop: bool) -> tuple[str, Any]:
@@ -115,36 +113,39 @@ class _Host:
 class _Trial:
     """A trial that runs in a thread of its host."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, road: Road | None) -> None:
+        self.folder, self.road = folder, road
         self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self.answers: queue.Queue[bool] = queue.Queue()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
-        with write_trial_log(self.folder, this_thread=True):
-            try:
-                run_trial(None, self.folder, self._report)
-            except (Exception, SystemExit) as error:
-                log.exception("the trial failed")
-                self.events.put((FAILURE, describe_error(error)))
-                return
-        self.events.put((_ENDED, None))
+        try:
+            with (
+                work_in(self.folder, self.road) as place,
+                write_trial_log(place.folder, this_thread=True),
+                log_failure(),
+            ):
+                run_trial(None, place, self._report)
+        except (Exception, SystemExit) as error:
+            self.events.put((FAILURE, describe_error(error)))
+        else:
+            self.events.put((_ENDED, None))
 
     def _report(self, number: int, metrics: dict[str, float]) -> bool:
         self.events.put((REPORT, {**metrics, REPORT: number}))
         return self.answers.get()
 
 
-def relay_tune_trial(trial: dict[str, Any]) -> None:
-    """Run the trial in ``trial["folder"]`` in its host, and report each evaluation to Ray Tune."""
+def relay_tune_trial(trial: dict[str, Any], road: Road | None = None) -> None:
+    """Run the trial in ``trial["folder"]``, which ``road`` leads to, in its host; report to Ray Tune."""
     import ray
     from ray import tune
 
     host, folder, metric = ray.get_actor(trial["host"]), trial["folder"], trial["metric"]
     _wait_for(host)
-    kind, value = _ask(host.begin.remote(folder))
+    kind, value = _ask(host.begin.remote(folder, road))
     stop: SystemExit | None = None
     while kind == REPORT:
         if metric not in value:

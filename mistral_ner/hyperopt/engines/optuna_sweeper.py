@@ -11,19 +11,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.core.utils import run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mistral_ner import files
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster.jobs import JobWorkers, check_launcher, is_submitit
+from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.cluster.workers import Here, RayWorkers, Workers, actor_options, worker_class
 from mistral_ner.hyperopt.engines.slots import InLauncher, InProcess, InWorkers, Slots, ended_job
-from mistral_ner.hyperopt.engines.trial import Objective, try_study_trial
+from mistral_ner.hyperopt.engines.trial import Ended, Objective, StudyReporter, try_study_trial
 from mistral_ner.hyperopt.results.finish import finish, record_interrupt
 from mistral_ner.hyperopt.results.summary import Summary
 from mistral_ner.hyperopt.spec.plan import Plan, trial_name
@@ -111,12 +113,34 @@ def _join(plan: Plan) -> AbstractContextManager[None]:
 @contextmanager
 def _in_ray(plan: Plan, objective: Objective | None) -> Iterator[Slots]:
     """Lend Ray's workers, which call the objective without a Hydra launcher."""
-    from mistral_ner.hyperopt.cluster.connect import lend_cluster, with_storage
+    from mistral_ner.hyperopt.cluster.connect import with_storage
+
+    with _ray_workers(plan, {}) as workers:
+        trial, folder = with_storage(plan, try_study_trial), plan.folder
+
+        def call(number: int) -> tuple[Any, ...]:
+            return trial, folder, number, objective, _road(plan, workers, number)
+
+        yield InWorkers(workers, call, lambda ended: ended)
+
+
+@contextmanager
+def _ray_workers(plan: Plan, options: dict[str, Any]) -> Iterator[RayWorkers]:
+    """Lend Ray's workers, and serve those whose machines do not see the study."""
+    from mistral_ner.hyperopt.cluster.connect import lend_cluster
+    from mistral_ner.hyperopt.cluster.transport import open_office
 
     each = plan.config.hyperopt.trials_per_pass
-    with lend_cluster(plan) as resources, closing(RayWorkers(plan, actor_options(resources), each=each)) as workers:
-        trial, folder = with_storage(plan, try_study_trial), plan.folder
-        yield InWorkers(workers, lambda number: (trial, folder, number, objective), lambda ended: ended)
+    with (
+        lend_cluster(plan) as resources,
+        open_office(plan, lambda number: StudyReporter(plan.folder, number).judge) as office,
+        closing(RayWorkers(plan, {**actor_options(resources), **options}, each=each, office=office)) as workers,
+    ):
+        yield workers
+
+
+def _road(plan: Plan, workers: RayWorkers, number: int) -> Road | None:
+    return workers.office.issue(plan.folder / trial_name(number)) if workers.office is not None else None
 
 
 class _Loop:
@@ -181,16 +205,26 @@ class _HydraJobs:
     @contextmanager
     def in_ray(self) -> Iterator[Slots]:
         """Lend Ray's workers, which run Hydra's jobs; the launcher's own ``launch`` would wait for a whole batch."""
-        from mistral_ner.hyperopt.cluster.connect import lend_cluster, with_storage
+        from mistral_ner.hyperopt.cluster.connect import with_storage
 
-        with (
-            lend_cluster(self.plan) as resources,
-            closing(RayWorkers(self.plan, {**actor_options(resources), **self._options})) as workers,
-        ):
+        with _ray_workers(self.plan, self._options) as workers:
             setup_globals()
             job, state, context = with_storage(self.plan, _run_job), Singleton.get_state(), self.launcher.hydra_context
-            task = self.launcher.task_function
-            yield InWorkers(workers, lambda number: (job, context, self._config(number), task, state), ended_job)
+            task, folder = self.launcher.task_function, self.plan.folder
+
+            def call(number: int) -> tuple[Any, ...]:
+                return (
+                    job,
+                    context,
+                    self._config(number),
+                    task,
+                    state,
+                    folder,
+                    number,
+                    _road(self.plan, workers, number),
+                )
+
+            yield InWorkers(workers, call, lambda ended: ended)
 
     @contextmanager
     def in_cluster(self) -> Iterator[Slots]:
@@ -246,16 +280,25 @@ class _HydraJobs:
         return config
 
 
-def _run_job(context: Any, config: DictConfig, task: Any, state: Any) -> JobReturn:
-    """Run a Hydra job in a worker, as a launcher does: https://hydra.cc/docs/advanced/plugins/develop."""
+def _run_job(
+    context: Any, config: DictConfig, task: Any, state: Any, folder: Path, number: int, road: Road | None
+) -> Ended:
+    """Run a Hydra job in a worker, as a launcher does: https://hydra.cc/docs/advanced/plugins/develop.
+
+    Where the machine does not see the study's folder, in which Hydra keeps the job's files, the trial runs without it.
+    """
+    if road is not None and not road.leads_to_folder():
+        return try_study_trial(folder, number, road=road)
     setup_globals()
     Singleton.set_state(state)
-    return run_job(
-        hydra_context=context,
-        task_function=task,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
+    return ended_job(
+        run_job(
+            hydra_context=context,
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
+from dataclasses import astuple
 from typing import Any
 
 import ray
@@ -19,6 +20,8 @@ from ray.tune.stopper import Stopper
 
 from mistral_ner import files
 from mistral_ner.hyperopt.cluster.connect import join, lend_cluster
+from mistral_ner.hyperopt.cluster.road import Road
+from mistral_ner.hyperopt.cluster.transport import Office, open_office
 from mistral_ner.hyperopt.cluster.workers import RayWorkers, actor_options
 from mistral_ner.hyperopt.engines.hosts import RELAY_CPUS, Hosts, relay_tune_trial
 from mistral_ner.hyperopt.engines.scheduler import DriverOnly, StudyScheduler
@@ -53,13 +56,14 @@ def run(plan: Plan, objective: Objective | None = None) -> Summary:
         workers = None
         with EventLog(study) as watch, record_interrupt(study):
             resources = ray_is_there.enter_context(lend_cluster(plan))
+            office = ray_is_there.enter_context(open_office(plan))
             if objective is None:
-                workers = ray_is_there.enter_context(closing(_final_workers(plan, resources)))
+                workers = ray_is_there.enter_context(closing(_final_workers(plan, resources, office)))
             hosts = None
             if plan.config.hyperopt.trials_per_pass > 1:
                 hosts = Hosts(plan, resources)
                 resources = {"cpu": RELAY_CPUS, "gpu": 0.0}
-            searcher = StudySearcher(study, watch, workers, hosts)
+            searcher = StudySearcher(study, watch, workers, hosts, office)
             try:
                 _run(plan, searcher, resources, objective)
             except Exception:  # Ray could not write its own files either
@@ -73,7 +77,7 @@ def run(plan: Plan, objective: Objective | None = None) -> Summary:
         return finish(study, workers)
 
 
-def _final_workers(plan: Plan, resources: dict[str, float]) -> RayWorkers:
+def _final_workers(plan: Plan, resources: dict[str, float], office: Office | None) -> RayWorkers:
     """Return the workers of the final trainings.
 
     Ray Tune keeps the resources of its workers until it ends. In a private Ray without GPUs these workers ask for
@@ -81,25 +85,28 @@ def _final_workers(plan: Plan, resources: dict[str, float]) -> RayWorkers:
     """
     own = plan.config.hyperopt.ray_address is None and len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
     alone = own and not resources["gpu"]
-    at_once = plan.passes
+    at_once = None if plan.grows else plan.passes
     if alone:
-        at_once = min(at_once, capacity.count_passes(plan.config, capacity.trials_at_once(plan.config)))
+        at_once = min(plan.passes, capacity.count_passes(plan.config, capacity.trials_at_once(plan.config)))
     if not plan.config.hyperopt.final.enabled:
         at_once = 1  # it only scores
-    return RayWorkers(plan, {"num_cpus": 0} if alone else actor_options(resources), at_once, ahead=alone)
+    options = {"num_cpus": 0} if alone else actor_options(resources)
+    return RayWorkers(plan, options, at_once, ahead=alone, office=office)
 
 
 def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objective: Objective | None) -> None:
     bundle = [{"CPU": resources["cpu"], "GPU": resources["gpu"]}]
 
     def trial(config: dict[str, Any]) -> None:
+        road = Road(*config["road"]) if "road" in config else None
         if "host" in config:
-            relay_tune_trial(config)
+            relay_tune_trial(config, road)
         else:
-            run_tune_trial(config, objective)
+            run_tune_trial(config, objective, road)
 
     # otherwise Tune starts one worker after the other, and asks an autoscaling cluster for one trial's resources
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.at_once)
+    most = plan.config.hyperopt.num_trials if plan.grows else plan.at_once
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most)
     # Not tune.Tuner: with ray://… it would move searcher and scheduler to the cluster, away from the study.
     tune.run(
         tune.with_resources(trial, PlacementGroupFactory(bundle)),
@@ -137,14 +144,20 @@ class StudySearcher(DriverOnly, Searcher):
         watch: shows its events.
         workers: of the final trainings; they start in the slots that the last trials leave.
         hosts: run the trials, several in a pass; None: each in its own worker.
+        office: serves machines that do not see the study; None: all do.
     """
 
     def __init__(
-        self, study: Study, watch: EventLog, workers: RayWorkers | None = None, hosts: Hosts | None = None
+        self,
+        study: Study,
+        watch: EventLog,
+        workers: RayWorkers | None = None,
+        hosts: Hosts | None = None,
+        office: Office | None = None,
     ) -> None:
         hyperopt = study.plan.config.hyperopt
         super().__init__(metric=hyperopt.metric, mode=hyperopt.mode)
-        self.study, self.watch, self.workers, self.hosts = study, watch, workers, hosts
+        self.study, self.watch, self.workers, self.hosts, self.office = study, watch, workers, hosts, office
         self.scheduler = StudyScheduler(study, watch)
         self.rule = self.scheduler.rule
         self.numbers: dict[str, int] = {}  # Ray's id of a running trial to the study's number
@@ -166,11 +179,13 @@ class StudySearcher(DriverOnly, Searcher):
             # a running trial may be tried again, or let a paused one continue
             return None if self.numbers else Searcher.FINISHED
         plan = self.study.plan
-        found = {
+        found: dict[str, Any] = {
             "number": number,
             "folder": str(plan.folder / trial_name(number)),
             "metric": plan.config.hyperopt.metric,
         }
+        if self.office is not None:
+            found["road"] = astuple(self.office.issue(plan.folder / trial_name(number)))
         if self.hosts is not None:
             found["host"] = self.hosts.choose(number, self.numbers.values())
         self.numbers[trial_id] = number

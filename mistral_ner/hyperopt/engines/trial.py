@@ -9,7 +9,8 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from omegaconf import DictConfig
 
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
+from mistral_ner.hyperopt.cluster.road import Road, Workplace, work_in
 from mistral_ner.hyperopt.cluster.workers import device_works, keep_to_share
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
 from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.opening import open_trial
-from mistral_ner.hyperopt.study.running import RunningTrial
 from mistral_ner.hyperopt.study.study import STARTED
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
@@ -43,42 +44,53 @@ class Ended:
     stopped: bool = False
 
 
-def run_tune_trial(trial: dict[str, Any], objective: Objective | None = None) -> None:
-    """Run the trial in ``trial["folder"]`` and report each evaluation to Ray Tune.
+def run_tune_trial(trial: dict[str, Any], objective: Objective | None = None, road: Road | None = None) -> None:
+    """Run the trial in ``trial["folder"]``, which ``road`` leads to, and report each evaluation to Ray Tune.
 
     An exception is reported, not raised, so that the worker serves the next trial, unless the trial has broken its
     GPU.
     """
     from ray import tune  # late: other trials need no Ray
 
-    folder = Path(trial["folder"])
     reporter = _TuneReporter(trial["metric"])
-    with write_trial_log(folder):
-        try:
-            run_trial(objective, folder, reporter)
-        except (Exception, SystemExit) as error:
-            log.exception("the trial failed")
-            tune.report({FAILURE: describe_error(error)})
-            if not device_works():
-                raise  # Ray Tune ends this process, and the next trial gets another
-            return
+    try:
+        with work_in(Path(trial["folder"]), road) as place, write_trial_log(place.folder), log_failure():
+            run_trial(objective, place, reporter)
+    except (Exception, SystemExit) as error:
+        tune.report({FAILURE: describe_error(error)})
+        if not device_works():
+            raise  # Ray Tune ends this process, and the next trial gets another
+        return
     if reporter.stop is not None:
         raise reporter.stop
 
 
-def run_study_trial(study_folder: Path, number: int, objective: Objective | None = None) -> Ended:
+@contextmanager
+def log_failure() -> Iterator[None]:
+    """Log what breaks a trial; its log is still open."""
+    try:
+        yield
+    except (Exception, SystemExit):
+        log.exception("the trial failed")
+        raise
+
+
+def run_study_trial(
+    study_folder: Path, number: int, objective: Objective | None = None, road: Road | None = None
+) -> Ended:
     """Run trial ``number`` of the study in ``study_folder`` and report each evaluation to the study.
 
     Raises:
         UserError: the study cannot be opened.
     """
-    folder, reporter = study_folder / trial_name(number), _StudyReporter(open_trial(study_folder, number))
-    with write_trial_log(folder, this_thread=reporter.plan.config.hyperopt.trials_per_pass > 1):
-        try:
-            run_trial(objective, folder, reporter)
-        except SystemExit as end:  # ends the trial, not the process that it runs in
-            return Ended(failure=describe_error(end))
-    return Ended(stopped=reporter.stopped)
+    with work_in(study_folder / trial_name(number), road) as place:
+        reporter = StudyReporter(study_folder, number) if place.ask is None else _Asker(place.ask)
+        with write_trial_log(place.folder, this_thread=reporter.together):
+            try:
+                run_trial(objective, place, reporter)
+            except SystemExit as end:  # ends the trial, not the process that it runs in
+                return Ended(failure=describe_error(end))
+        return Ended(stopped=reporter.stopped)
 
 
 def run_job(cfg: DictConfig, objective: Objective | None = None) -> Ended:
@@ -87,20 +99,31 @@ def run_job(cfg: DictConfig, objective: Objective | None = None) -> Ended:
     return try_study_trial(study_folder, int(cfg.hyperopt.trial), objective)
 
 
-def try_study_trial(study_folder: Path, number: int, objective: Objective | None = None) -> Ended:
+def try_study_trial(
+    study_folder: Path, number: int, objective: Objective | None = None, road: Road | None = None
+) -> Ended:
     """Run a trial as :func:`run_study_trial` does; return an exception as the reason of its failure."""
     try:
-        return run_study_trial(study_folder, number, objective)
+        return run_study_trial(study_folder, number, objective, road)
     except Exception as error:
         log.debug("trial %d failed", number, exc_info=True)
         return Ended(failure=describe_error(error))
 
 
-def run_trial(objective: Objective | None, folder: Path, report: Callable[[int, dict[str, float]], bool]) -> None:
-    """Call the objective, by default the training of a tagger, with the config of the trial in ``folder``."""
-    with locks.hold_folder(folder), files.name_full_disk(folder):
-        config = read_saved_config(folder / "config.yaml")
-        (objective or _default_objective(config))(config, report)
+def run_trial(objective: Objective | None, place: Workplace, report: Callable[[int, dict[str, float]], bool]) -> None:
+    """Call the objective, by default the training of a tagger, with the config of the trial in ``place``.
+
+    What the trial has made so far is where the driver finds it before a report counts.
+    """
+
+    def report_saved(number: int, metrics: dict[str, float]) -> bool:
+        place.save()
+        return report(number, metrics)
+
+    with locks.hold_folder(place.folder), files.name_full_disk(place.folder):
+        config = read_saved_config(place.folder / "config.yaml")
+        place.settle(config, trains=objective is None)
+        (objective or _default_objective(config))(config, report_saved)
 
 
 def _default_objective(config: Config) -> Objective:
@@ -139,11 +162,30 @@ class _TuneReporter:
         return self.stop is not None
 
 
-class _StudyReporter:
-    """Writes reports into the study; stops the trial if the pruner says so or a budget is spent."""
+class _Asker:
+    """Passes reports to the driver, where :class:`StudyReporter` decides."""
 
-    def __init__(self, trial: RunningTrial) -> None:
+    together = True  # whether other trials may run in this process
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self.ask, self.stopped = ask, False
+
+    def __call__(self, number: int, metrics: dict[str, float]) -> bool:
+        stop, self.stopped = self.ask("report", number, metrics)
+        return bool(stop)
+
+
+class StudyReporter:
+    """Writes reports into the study; stops the trial if the pruner says so or a budget is spent.
+
+    Raises:
+        UserError: the study cannot be opened.
+    """
+
+    def __init__(self, study_folder: Path, number: int) -> None:
+        trial = open_trial(study_folder, number)
         self.trial, self.plan, self.study = trial, trial.plan, trial.study
+        self.together = trial.plan.config.hyperopt.trials_per_pass > 1
         self.started: float = trial.study.user_attrs[STARTED]
         self.stopped = False
 
@@ -155,6 +197,10 @@ class _StudyReporter:
             return False
         self.stopped = self.trial.is_pruned()
         return self.stopped or self._budget_is_spent()
+
+    def judge(self, number: int, metrics: dict[str, float]) -> tuple[bool, bool]:
+        """Write a report; return whether the trial ends, and whether the pruner stopped it."""
+        return self(number, metrics), self.stopped
 
     def _budget_is_spent(self) -> bool:
         """Return whether time or the target ends the search; max_reports paid for the whole trial at its start."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mistral_ner import files
 from mistral_ner.config.schema import Config
+from mistral_ner.hyperopt.cluster.road import Road, work_in
 from mistral_ner.hyperopt.cluster.workers import Failed, Workers
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def merge(config: Config, adapter: Path, folder: Path, splits: Sequence[str], wo
     if config.model.tuning == "full":
         return "`merged/` is the same model.\n"
     scores: dict[str, dict[str, float]] = {}
-    for (_, _, split), found in workers.each(_score, [(config, place, split) for split in splits]):
+    for split in splits:  # one after the other: each may fetch the whole model
+        office = workers.office
+        wanted = config, place, split, office.issue(place) if office is not None else None
+        ((_, found),) = workers.each(_score, [wanted])
         if isinstance(found, Failed):
             log.warning("the merged model could not be scored on %s: %s", split, found.reason)
             return f"{_describe(config)} It could not be scored here: {found.reason}.\n"
@@ -62,7 +66,10 @@ def _describe(config: Config) -> str:
     )
 
 
-def _score(wanted: tuple[Config, Path, str]) -> Score | None:
+def _score(wanted: tuple[Config, Path, str, Road | None]) -> Score | None:
     from mistral_ner.training.evaluate import score
 
-    return score(*wanted)
+    config, folder, split, road = wanted
+    with work_in(folder, road) as place:
+        place.settle(config, trains=True)
+        return score(config, place.folder, split)

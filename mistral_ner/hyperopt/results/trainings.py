@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mistral_ner import files
 from mistral_ner.config.schema import Config, to_container
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster.road import Road, work_in
 from mistral_ner.hyperopt.cluster.workers import Failed, Workers, keep_to_share
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.faults import value_at
@@ -95,7 +96,7 @@ class Trainings:
         log.info("final trainings: %s, %d at once", ", ".join(folder.name for folder in folders), at_once)
         view = FinalView(self.plan, folders=folders, at_once=at_once) if can_show() else NoView()
         with view:
-            for config, value in self.workers.each(_train, configs):
+            for (config, _), value in self.workers.each(_train, [(one, self._road(one)) for one in configs]):
                 folder = Path(config.output_dir)
                 view.end_training(folders.index(folder), isinstance(value, Failed))
                 if isinstance(value, Failed):
@@ -143,8 +144,8 @@ class Trainings:
             UserError: a training could not be scored.
         """
         configs = [config for one in finalists for config, _ in one.trained.values()]
-        wanted = [(one, split) for one in configs if (one.output_dir, split) not in self._scores]
-        for (config, _), result in self.workers.each(_score, wanted):
+        wanted = [(one, split, self._road(one)) for one in configs if (one.output_dir, split) not in self._scores]
+        for (config, *_), result in self.workers.each(_score, wanted):
             if isinstance(result, Failed):
                 raise UserError(
                     f"{config.output_dir} could not be scored: {result.reason}; the trainings are kept: {GO_ON}"
@@ -155,6 +156,10 @@ class Trainings:
             for one in finalists
         ]
         return [{seed: score for seed, score in one.items() if score is not None} for one in found]
+
+    def _road(self, config: Config) -> Road | None:
+        office = self.workers.office
+        return office.issue(Path(config.output_dir)) if office is not None else None
 
 
 def read_trial_config(plan: Plan, candidate: Candidate) -> Config:
@@ -191,20 +196,27 @@ def take_over(plan: Plan, candidate: Candidate, folder: Path, stop_after: int | 
     return config
 
 
-def _train(config: Config) -> float:
+def _train(wanted: tuple[Config, Road | None]) -> float:
     from mistral_ner.train import fit
 
+    config, road = wanted
     keep_to_share(config)
-    folder = Path(config.output_dir)
-    with write_trial_log(folder), files.name_full_disk(folder):
-        return fit(config)
+    with (
+        work_in(Path(config.output_dir), road) as place,
+        write_trial_log(place.folder),
+        files.name_full_disk(place.folder),
+    ):
+        place.settle(config, trains=True)
+        return fit(config, lambda *_: place.save())
 
 
-def _score(wanted: tuple[Config, str]) -> Score | None:
+def _score(wanted: tuple[Config, str, Road | None]) -> Score | None:
     from mistral_ner.training.predictions import read_again, score_and_write
 
-    config, split = wanted
-    return score_and_write(config, split, read_again(config.data))
+    config, split, road = wanted
+    with work_in(Path(config.output_dir), road) as place:
+        place.settle(config, trains=True)
+        return score_and_write(config, split, read_again(config.data))
 
 
 def seconds_of(folder: Path) -> float:

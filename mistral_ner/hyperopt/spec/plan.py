@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,13 @@ from mistral_ner.training.checkpoint import has_lost_patience
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class Room:
+    """How many trials a cluster has room for: known once it is joined."""
+
+    count: Callable[[], int] = lambda: 1
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that a search needs to know, checked."""
@@ -45,6 +52,7 @@ class Plan:
     space: SearchSpace
     folder_name: str | None = None  # if the study's folder was renamed
     named_by_time: bool = False  # so that the study may get another name
+    room: Room = field(default_factory=lambda: Room())
 
     @classmethod
     def of(
@@ -140,8 +148,13 @@ class Plan:
 
     @property
     def at_once(self) -> int:
-        """How many trials run at once."""
-        return _at_once(self.config)
+        """How many trials run at once; where the plan grows, as many as the cluster has room for now."""
+        return min(self.room.count(), self.config.hyperopt.num_trials) if self.grows else _at_once(self.config)
+
+    @property
+    def grows(self) -> bool:
+        """Whether the search takes all that a cluster has."""
+        return _takes_all(self.config)
 
     @property
     def passes(self) -> int:
@@ -233,7 +246,8 @@ def _settle(config: Config) -> Config:
             if config.hyperopt.resources_per_trial.gpu is None
             else "",
         )
-    config.hyperopt.max_concurrent = fit
+    if not _takes_all(config):
+        config.hyperopt.max_concurrent = fit
     if config.training.threads is None:
         config.training.threads = max(1, int(cpus_per_trial(config)))
     if (gpu := config.hyperopt.resources_per_trial.gpu) is not None and gpu > 1:
@@ -253,6 +267,11 @@ def cpus_per_trial(config: Config) -> float:
         return 1.0
     workers = capacity.count_passes(config, _at_once(config))
     return wanted if wanted is not None else max(0.01, round(capacity.cores() / workers, 2))
+
+
+def _takes_all(config: Config) -> bool:
+    """Return whether a search runs as many trials as its cluster has room for."""
+    return config.hyperopt.max_concurrent is None and config.hyperopt.ray_address is not None
 
 
 def _at_once(config: Config) -> int:
