@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -15,13 +14,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import load_file
 
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
 from mistral_ner.hyperopt.spec.plan import read_saved_config
 from mistral_ner.train import TrainingError, fit
 from mistral_ner.training.checkpoint import reports_on_disk
+from tests.runs import elsewhere, reports, weights
 
 BERT = {"model_type": "bert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -33,24 +32,6 @@ def two(tiny: dict[str, Any]) -> dict[str, Any]:
     tiny["model"] |= {"lora_dropout": 0.0, "random_init": {**BERT, "num_attention_heads": 2, **NO_DROPOUT}}
     tiny["training"] |= {"processes": 2, "precision": "fp32", "threads": 2}
     return tiny
-
-
-def elsewhere(config: dict[str, Any], name: str, **training: Any) -> dict[str, Any]:
-    config = copy.deepcopy(config)
-    config["output_dir"] = str(Path(config["output_dir"]).parent / name)
-    config["training"] |= training
-    return config
-
-
-def reports(folder: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in row.items() if key not in ("time_s", "eval_seconds")}
-        for row in reports_on_disk(folder)
-    ]
-
-
-def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    return load_file(Path(config["output_dir"]) / "adapter" / "adapter_model.safetensors")
 
 
 def _follows(process: psutil.Process) -> bool:
@@ -67,7 +48,8 @@ def mine() -> list[psutil.Process]:
 @pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 2}, {"per_device_train_batch_size": 5}])
 def test_two_processes_compute_what_one_does(two: dict[str, Any], more: dict[str, Any]) -> None:
     """Also where a batch has an odd number of rows, or the last one of an epoch a single row."""
-    one = elsewhere(two, "one", processes=1, **more)
+    one = elsewhere(two, "one")
+    one["training"] |= {"processes": 1, **more}
     two["training"] |= more
     assert fit(two) == pytest.approx(fit(one), abs=1e-5)
     for found, expected in zip(*(reports(Path(each["output_dir"])) for each in (two, one)), strict=True):
