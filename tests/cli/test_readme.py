@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mistral_ner.hyperopt.spec.capacity import gpus
 from tests import warm
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +81,12 @@ def test_command_is_understood(tmp_path: Path, toy_files: dict[str, str], page: 
     if "--resolve" in more:
         more += ["output_dir=out"]  # Hydra knows its own only when it runs
     done = run(line.replace("launch.py", str(ROOT / "launch.py"), 1), tmp_path, *more)
-    assert done.returncode == 0, f"{page}: {done.stderr}"
+    if "resources_per_trial.gpu=2" in line and gpus() < 2:
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: 1 fault in the config:"), f"{page}: {done.stderr}"
+        assert "hyperopt.resources_per_trial.gpu: a trial of 2 GPUs does not fit this machine" in done.stderr
+    else:
+        assert done.returncode == 0, f"{page}: {done.stderr}"
     assert not (tmp_path / "multirun").exists()
 
 
