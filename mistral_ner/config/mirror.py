@@ -7,7 +7,18 @@ import re
 from mistral_ner.config.schema import HyperoptConfig
 from mistral_ner.errors import Fault
 
-_URL = re.compile(r"(s3|gs)://[A-Za-z0-9][\w.-]+(/[^/?#@:]+)*")
+_URL = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]+(/[^/?#@:]+)*")
+
+
+def find_url_fault(url: str) -> str | None:
+    """Return in words what keeps a URL from naming a bucket or a folder in one; None: nothing."""
+    if _URL.fullmatch(url):
+        return None
+    found = re.sub(r"//[^/]*@", "//***@", url)  # keys belong in no message
+    return (
+        "must be s3://my-bucket/folder or gs://my-bucket/folder, a bucket's name in small letters and no keys, "
+        f"found {found!r}"
+    )
 
 
 def name_mirror(hyperopt: HyperoptConfig) -> list[Fault]:
@@ -23,10 +34,8 @@ def name_mirror(hyperopt: HyperoptConfig) -> list[Fault]:
     if hyperopt.mirror is None:
         return faults
     hyperopt.mirror = hyperopt.mirror.rstrip("/")
-    if not _URL.fullmatch(hyperopt.mirror):
-        found = re.sub(r"//[^/]*@", "//***@", hyperopt.mirror)  # keys belong in no message
-        rule = f"must be s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, without keys, found {found!r}"
-        faults.append(Fault(key, rule, f"{key}=s3://BUCKET/FOLDER, and AWS_ACCESS_KEY_ID and the like for the keys"))
+    if (rule := find_url_fault(hyperopt.mirror)) is not None:
+        faults.append(Fault(key, rule, f"{key}=s3://my-bucket/folder, and AWS_ACCESS_KEY_ID and the like for the keys"))
     if hyperopt.strategy == "none":
         rule = "mirrors the study of a search, and hyperopt=none is a plain training"
         faults.append(Fault(key, rule, "hyperopt=combined"))

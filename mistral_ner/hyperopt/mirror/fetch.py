@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from mistral_ner import files, locks
+from mistral_ner.config.mirror import find_url_fault
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.errors import UserError, nearest
 from mistral_ner.hyperopt.cluster.parcels import inside
@@ -36,8 +37,10 @@ def fetch(url: str, parent: Path) -> Path:
         UserError: there is none, another process leads it, the bucket cannot be used, or both copies have gone on.
     """
     place, _, name = url.rstrip("/").rpartition("/")
-    if place.count("/") < 2 or not place.startswith(("s3://", "gs://")):
-        raise UserError(f"{url}: must be a study's folder in a bucket; fix: s3://BUCKET/FOLDER/STUDY, or gs://…")
+    if (rule := find_url_fault(place)) is not None:
+        raise UserError(
+            f"a study's mirror {rule}; fix: python -m mistral_ner.hyperopt.resume s3://my-bucket/folder/study"
+        )
     bucket = Bucket.open(place)
     bucket.check()
     lead(bucket, parent / name)
