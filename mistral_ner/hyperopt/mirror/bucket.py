@@ -155,7 +155,7 @@ def _open_s3(bucket: str) -> Any:
 def _open_gs(_: str) -> Any:
     from pyarrow import fs
 
-    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_SILENCE))
+    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_CONNECT))  # it takes longer
 
 
 _SYSTEMS: dict[str, Callable[[str], Any]] = {"s3": _open_s3, "gs": _open_gs}

@@ -6,8 +6,10 @@ import logging
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+import yaml
 from filelock import Timeout
 
 from mistral_ner import files, locks
@@ -133,13 +135,15 @@ def _download(study: Bucket, folder: Path, owner: Owner) -> None:
 
 def _settle(temporary: Path, folder: Path) -> list[str]:
     """Let the configs in a study name this machine's folders; return their paths."""
-    cache = str(files.expand(os.environ.get("MISTRAL_NER_CACHE") or DataConfig.cache_dir).absolute())
+    cache = files.expand(os.environ.get("MISTRAL_NER_CACHE") or DataConfig.cache_dir).absolute()
     changed = []
     for path in sorted(temporary.rglob(_CONFIG)):
-        name, config = path.relative_to(temporary), files.read_yaml(path)
-        config["output_dir"] = str((folder / name).parent)
-        config["data"]["cache_dir"] = cache
-        config["hyperopt"]["results_dir"] = str(folder.parent)
-        files.write_yaml(path, config)
-        changed.append(name.as_posix())
+        name = path.relative_to(temporary)
+        with suppress(yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):  # whoever reads it says so
+            config = files.read_yaml(path)
+            config["output_dir"] = str((folder / name).parent)
+            config["data"]["cache_dir"] = str(cache)
+            config["hyperopt"]["results_dir"] = str(folder.parent)
+            files.write_yaml(path, config)
+            changed.append(name.as_posix())
     return changed
