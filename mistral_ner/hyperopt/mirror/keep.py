@@ -196,6 +196,7 @@ class Mirror:
                 self._study.send(stage)
             self._make_sure()
             self._study.write(JOURNAL, cargo.journal)
+            self._study.send(cargo.late)
             self._delete(cargo)
             self._outbox.note(cargo)
             self._seen = size

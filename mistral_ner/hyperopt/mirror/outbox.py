@@ -2,8 +2,9 @@
 
 A bucket must hold, at any moment, a study that resumes exactly: every report that its journal counts is in the folder
 of its trial, with the checkpoint that the trial goes on from. So the journal is read before the folders are looked at,
-and sent after them. A trial's ``checkpoint.json`` is sent after the files that it names. What has gone is deleted last,
-and only what was gone before the journal was read: the journal in the bucket says why.
+and sent after them. A trial's ``checkpoint.json`` is sent after the files that it names. That of a trial which was
+stopped, and whose checkpoints are deleted, is sent after the journal that says so. What has gone is deleted last, and
+only what was gone before the journal was read.
 
 Files are held by hard links, because a trial that goes on deletes its last checkpoint.
 """
@@ -42,17 +43,21 @@ class _MovedOnError(Exception):
 
 @dataclass(frozen=True)
 class Cargo:
-    """What to send: files in stages, each of which needs those before it, then the journal, then what to delete."""
+    """What to send: files in stages, each of which needs those before it, the journal, files that need the journal.
 
-    journal: bytes
+    What to delete comes last.
+    """
+
     stages: list[list[tuple[Path, str]]]
+    journal: bytes
+    late: list[tuple[Path, str]]
     gone: list[str]
     stamps: Mapping[str, Stamp]  # of all files that the bucket has afterwards
 
     @property
     def empty(self) -> bool:
         """Whether no file has changed."""
-        return not any(self.stages) and not self.gone
+        return not any(self.stages) and not self.late and not self.gone
 
 
 class Outbox:
@@ -114,20 +119,26 @@ class Outbox:
         before = look(self._folder)
         journal = read_whole_lines(self._folder / JOURNAL)
         now = look(self._folder)
-        kept = self._choose(before, now, logs)
+        kept, late = self._choose(before, now, logs)
         new = [name for name, stamp in kept.items() if self._sent.get(name) != stamp]
-        stages: list[list[tuple[Path, str]]] = [[], []]
+        stages: list[list[tuple[Path, str]]] = [[], [], []]
         for name in new:
             held = self._hold(name)
             if _is_checkpoint(name) or _is_state(name):
                 self._must_be(name, kept[name])
-            stages[_is_state(name)].append((held, name))
+            stages[2 if name in late else _is_state(name)].append((held, name))
         gone = sorted(name for name in self._sent if name not in kept and name not in before)
         waits = {name: stamp for name, stamp in self._sent.items() if name not in kept and name in before}
-        return Cargo(journal, stages, gone, {**kept, **waits})
+        return Cargo(stages[:2], journal, stages[2], gone, {**kept, **waits})
 
-    def _choose(self, before: Mapping[str, Stamp], now: Mapping[str, Stamp], logs: bool) -> dict[str, Stamp]:
-        """Return the files that the bucket should have: of the checkpoints, those that a ``checkpoint.json`` names."""
+    def _choose(
+        self, before: Mapping[str, Stamp], now: Mapping[str, Stamp], logs: bool
+    ) -> tuple[dict[str, Stamp], set[str]]:
+        """Return the files that the bucket should have, and those of them that must wait for the journal.
+
+        Of the checkpoints it has those that a ``checkpoint.json`` names.
+        """
+        late = set()
         kept = {name: stamp for name, stamp in now.items() if not _is_checkpoint(name)}
         if not logs:
             for name in [name for name in kept if name.endswith(_LOGS)]:
@@ -139,7 +150,9 @@ class Outbox:
                     kept[name] = now[name]
                 elif name in before or before.get(state) != now[state]:
                     raise _MovedOnError  # it went after the journal was read, perhaps
-        return kept
+                else:
+                    late.add(state)
+        return kept, late
 
     def _files_of(self, state: str, stamp: Stamp) -> list[str]:
         known = self._named.get(state)
