@@ -34,8 +34,10 @@ def name_mirror(hyperopt: HyperoptConfig) -> list[Fault]:
     if hyperopt.mirror is None:
         return faults
     hyperopt.mirror = hyperopt.mirror.rstrip("/")
-    if (rule := find_url_fault(hyperopt.mirror)) is not None:
-        faults.append(Fault(key, rule, f"{key}=s3://my-bucket/folder, and AWS_ACCESS_KEY_ID and the like for the keys"))
+    if (broken := find_url_fault(hyperopt.mirror)) is not None:
+        faults.append(
+            Fault(key, broken, f"{key}=s3://my-bucket/folder, and AWS_ACCESS_KEY_ID and the like for the keys")
+        )
     if hyperopt.strategy == "none":
         rule = "mirrors the study of a search, and hyperopt=none is a plain training"
         faults.append(Fault(key, rule, "hyperopt=combined"))

@@ -62,7 +62,7 @@ class Bucket:
         """Return a folder in this one."""
         return Bucket(f"{self.url}/{name}", self._system, f"{self._root}/{name}")
 
-    def list(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         """Return the objects in the folder and all below it, with their sizes in bytes."""
         from pyarrow.fs import FileSelector, FileType
 

@@ -113,7 +113,7 @@ def _move_aside(folder: Path, study: Bucket) -> None:
 
 def _download(study: Bucket, folder: Path, owner: Owner) -> None:
     """Download a study into a new folder, which appears in one step."""
-    found = {name: size for name, size in study.list().items() if name != MARKER}
+    found = {name: size for name, size in study.sizes().items() if name != MARKER}
     log.info("fetching %s: %d files, %.1f MB, to %s", study.url, len(found), sum(found.values()) / 1e6, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -187,7 +187,7 @@ class Mirror:
         self._make_sure()
         size = self._size()
         if not self._outbox.sent:
-            self._outbox.forget(self._study.list())
+            self._outbox.forget(self._study.sizes())
         cargo = self._outbox.collect(logs=whole)
         if not cargo.journal:
             raise OSError(f"{self._folder} holds no study any more")
