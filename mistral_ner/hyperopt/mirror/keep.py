@@ -23,7 +23,8 @@ from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config
 from mistral_ner.hyperopt.study.storage import JOURNAL, read_whole_lines
 
 _LOOK = 0.2  # seconds between two looks at the journal's size
-_GAP = 1.0  # seconds between two rounds at least, and as long as the last one took
+_GAP = 1.0  # seconds between two rounds at least
+_SHARE = 3  # times as long as the last round took until the next one
 _ALL = 30.0  # seconds between two rounds that look at what the journal does not tell of
 _AGAIN = 5.0  # seconds until the next try, when the bucket was away
 _PATIENCE = 60.0  # seconds that a bucket that is away is waited for at the end
@@ -135,7 +136,7 @@ class Mirror:
             if self._try(whole):
                 everything = started + _ALL if whole else everything
                 took = time.monotonic() - started
-                self._closing.wait(max(_GAP, took) - _LOOK)
+                self._closing.wait(max(_GAP, _SHARE * took) - _LOOK)
             elif self._taken:
                 return
         self._finish()

@@ -18,6 +18,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from mistral_ner import files
@@ -185,15 +186,16 @@ def look(folder: Path) -> dict[str, Stamp]:
     """Return the stamps of the files to send, by path in the folder; a folder's own files are looked at before those
     in the folders below it.
     """
+    # strings and no paths: a study of a thousand trials is looked at every few seconds
     found: dict[str, Stamp] = {}
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        top = Path(where) == folder
-        for name in sorted(names):
-            path = Path(where, name)
-            if not name.startswith(".") and not (top and any(path.match(pattern) for pattern in _LEFT_OUT)):
-                with suppress(FileNotFoundError):
-                    found[path.relative_to(folder).as_posix()] = _stamp(path)
+        inner = where[len(str(folder)) + 1 :]
+        for name in names:
+            if name.startswith(".") or (not inner and any(fnmatch(name, pattern) for pattern in _LEFT_OUT)):
+                continue
+            with suppress(FileNotFoundError):
+                found[f"{inner}/{name}" if inner else name] = _stamp(f"{where}/{name}")
     return found
 
 
@@ -229,14 +231,14 @@ def _read_record(study: Path, leader: str | None) -> dict[str, Stamp]:
         return {}
 
 
-def _stamp(path: Path) -> Stamp:
-    stat = path.stat()
+def _stamp(path: str | Path) -> Stamp:
+    stat = os.stat(path)  # noqa: PTH116
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _is_state(name: str) -> bool:
-    return PurePosixPath(name).name == STATE
+    return name.rpartition("/")[2] == STATE
 
 
 def _is_checkpoint(name: str) -> bool:
-    return CHECKPOINTS in PurePosixPath(name).parts[:-1]
+    return f"/{CHECKPOINTS}/" in name
