@@ -28,7 +28,10 @@ from mistral_ner.training.checkpoint import CHECKPOINTS, STATE, named_files
 Stamp = tuple[int, int, int]  # inode, time in ns and bytes
 
 # Locks, and what no resumed search reads
-_LEFT_OUT = ("study.lock", "*.flock", "*.soft", "*.damaged", "experiment_state*", "searcher-state*", JOURNAL)
+_LEFT_OUT = (
+    *("study.lock", "*.flock", "*.soft", "*.damaged", JOURNAL),
+    *("experiment_state*", "search_gen_state*", "searcher-state*"),
+)
 _LOGS = (".log", "logs.txt")  # they only grow, and are long: sent less often
 _TRIES = 20
 _RECORD = "sent.json"
