@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mistral_ner import files
 from mistral_ner.config.data_keys import find_data_faults
+from mistral_ner.config.mirror import name_mirror
 from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.config.values import build
 from mistral_ner.errors import ConfigError as ConfigError
@@ -49,6 +50,7 @@ def read(cfg: DictConfig | Mapping[str, Any] | Config, typed: bool = False) -> t
         return None, [Fault(key, str(error).splitlines()[0], f"{key}=VALUE, or mend the ${{...}} there")]
     config = build(Config, container, "", faults)
     if config is not None:
+        faults += name_mirror(config.hyperopt)
         faults += _cross_key_faults(config)
         faults += find_data_faults(config.data) if typed else []
         absolute_paths(config)

@@ -194,6 +194,7 @@ class HyperoptConfig:
     study_name: str = "study"
     storage_url: str | None = None  # null: a journal file in the study's folder
     results_dir: str = "multirun"
+    mirror: str | None = None  # s3://BUCKET/FOLDER or gs://…: a copy that another machine can resume from
     ray_address: str | None = None  # null: a private local Ray
     resources_per_trial: ResourcesConfig = field(default_factory=ResourcesConfig)
     log_to_file: bool = True

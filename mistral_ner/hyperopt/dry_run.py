@@ -30,6 +30,8 @@ def describe(plan: Plan) -> None:
     )
     facts = Table.grid(padding=(0, 2))
     facts.add_row("study", f"{hyperopt.study_name} in {plan.folder}")
+    if hyperopt.mirror is not None:
+        facts.add_row("mirror", f"{hyperopt.mirror}/{hyperopt.study_name}")
     facts.add_row("strategy", hyperopt.strategy)
     facts.add_row("sampler", f"{hyperopt.optuna_sampler}, seed {plan.config.seed}")
     if (said := explain_choices(plan)) is not None:

@@ -168,6 +168,8 @@ def _check_folder(folder: Path, config: DictConfig) -> None:
         if (folder / "study.lock").exists():
             name = config.hyperopt.study_name
             raise UserError(f"{folder} is the folder of a search; fix: hyperopt.study_name={name}_2")
+        if "://" in str(config.hyperopt.results_dir):
+            raise UserError("hyperopt.results_dir: only a search lies in a bucket; fix: hyperopt=combined")
 
 
 def _in_own_folder(folder: Path, config: DictConfig, jobs: list[list[str]]) -> tuple[Path, list[list[str]]]:

@@ -189,6 +189,17 @@ def reports_on_disk(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def named_files(folder: Path) -> list[str]:
+    """Return the files that a run's ``checkpoint.json`` names, by their paths in the run's folder."""
+    try:
+        state = _state(folder)
+    except ValueError:
+        return []
+    named = state["files"] if state else {}
+    places = {name: name if name == _ADAPTER else f"{CHECKPOINTS}/{name}" for name in named}
+    return [f"{places[name]}/{file}" for name, sums in named.items() for file in sums]
+
+
 def finished_value(folder: Path) -> float | None:
     """Return the metric of a run that has ended and whose adapter is as it was written, else None; changes nothing."""
     try:

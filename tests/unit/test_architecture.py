@@ -29,6 +29,7 @@ LAYERS = (
     ("hyperopt.spec",),
     ("hyperopt.study",),
     ("hyperopt.cluster",),
+    ("hyperopt.mirror",),
     ("hyperopt.results",),
     ("hyperopt.engines",),
     ("hyperopt.dispatch",),

@@ -66,14 +66,14 @@ def cut(folder: Path, names: list[str], start: Place = (0, 0), most: int = PIECE
 def write_parts(folder: Path, parts: Iterable[Part]) -> None:
     """Write parts of files into a folder."""
     for name, offset, content in parts:
-        path = folder / _inside(name)
+        path = folder / inside(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if offset else "wb") as file:
             file.seek(offset)
             file.write(content.data)
 
 
-def _inside(name: str) -> str:
+def inside(name: str) -> str:
     """Return a relative path that stays in its folder.
 
     Raises:
@@ -145,7 +145,7 @@ def apply(incoming: Path, folder: Path, gone: Iterable[str], log: bytes = b"") -
         _flush_folder(folder)
         state.replace(folder / STATE)
     for name in gone:
-        path = folder / _inside(name)
+        path = folder / inside(name)
         path.unlink(missing_ok=True)
         for parent in path.relative_to(folder).parents[:-1]:
             with suppress(OSError):  # it holds more

@@ -38,7 +38,7 @@ _MAY_CHANGE = {
     *("num_trials", "max_concurrent", "timeout", "max_reports", "target", "enqueue_default", "enqueue", "warm_start"),
     *("resume", "max_failures", "max_failure_rate", "optuna_enabled", "asha_enabled", "optuna_sampler"),
     *("optuna_n_startup_trials", "results_dir", "storage_url", "ray_address", "resources_per_trial", "log_to_file"),
-    *("final", "merge", "save_best_config", "dry_run", "trial"),
+    *("final", "merge", "save_best_config", "dry_run", "trial", "mirror"),
     "search_space",  # compared as a whole
 }
 

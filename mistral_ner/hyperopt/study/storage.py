@@ -120,6 +120,15 @@ class Journal(BaseJournalBackend):
             os.fsync(file.fileno())
 
 
+def read_whole_lines(journal: Path) -> bytes:
+    """Return what a journal holds, without a line that is half written; nothing if there is no journal."""
+    if not journal.exists():
+        return b""
+    with locks.hold_for_a_write(_lock(journal)):
+        content = journal.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
+
+
 def _lock(journal: Path) -> Path:
     return journal.with_name(f"{journal.name}.flock")
 
