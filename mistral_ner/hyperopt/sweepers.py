@@ -96,8 +96,10 @@ class OptunaStudySweeper(_StudySweeper):
 
     def _task(self) -> DictConfig:
         task = super()._task()
-        # Hydra's own launcher runs one job after the other: each has the machine
-        if task.hyperopt.max_concurrent is None and "BasicLauncher" in self.composed.hydra.launcher._target_:
+        # Hydra's own launcher runs one job after the other: each has the machine; passes are no jobs of it
+        passes = task.hyperopt.ray_address is not None and task.hyperopt.trials_per_pass > 1
+        basic = "BasicLauncher" in self.composed.hydra.launcher._target_
+        if task.hyperopt.max_concurrent is None and basic and not passes:
             task.hyperopt.max_concurrent = task.hyperopt.trials_per_pass
         if "SlurmLauncher" in self.composed.hydra.launcher._target_:
             self._leave_to_slurm(task)
