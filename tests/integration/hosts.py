@@ -63,11 +63,16 @@ class Cluster:
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.txt"
 
-    def add_worker(self) -> Host:
+    def add_worker(self, **versions: str) -> Host:
+        """Return a new machine, which joins Ray soon; it says that it has these versions of packages."""
         host = self.network.add(f"worker{self._count}")
         self._count += 1
         host.forget_project()
-        start_ray(host, self.log(host.name), self.head, cpus=1)
+        for name, version in versions.items():
+            said = host.see(f"/tmp/said/{name}-{version}.dist-info/METADATA")
+            said.parent.mkdir(parents=True)
+            said.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        start_ray(host, self.log(host.name), self.head, cpus=1, **({"PYTHONPATH": "/tmp/said"} if versions else {}))
         self.workers.append(host)
         return host
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hosts import (
     works,
 )
 
+from mistral_ner.hyperopt.study.opening import read_study
 from tests.namespaces import Network
 
 pytestmark = needs_hosts
@@ -43,6 +45,24 @@ def test_a_machine_dies_and_another_comes(cluster: Cluster, strategy: str) -> No
     exact_calls(cluster, 8)
     nothing_seen(cluster)
     assert took < 10, f"the new machine got its first trial after {took:.1f} s"
+
+
+@pytest.mark.parametrize("strategy", ["combined", "optuna"])  # Ray Tune's workers, and ours
+def test_a_machine_with_other_versions_gets_no_trials(cluster: Cluster, strategy: str) -> None:
+    """It joins when the others have been compared; what lands there begins elsewhere, and that is no failure of it."""
+    config = counted(cluster, strategy, max_concurrent=None, max_failures=0, asha_grace_period=3)
+    driver = cluster.search(config, "arithmetic(seconds=0.4)")
+    until(cluster.study.exists, 400, "no study", cluster.log("driver"))
+    stranger = cluster.add_worker(torch="0.1")
+    said = f"{stranger.address} has joined and gets no trials: "
+    until(lambda: said in cluster.said() or driver.poll() is not None, 120, "not noticed", cluster.log("driver"))
+    ended_well(cluster, driver)
+    assert cluster.said().count("gets no trials") == 1
+    assert f"torch is {version('torch').partition('+')[0]} here, 0.1 on {stranger.address}\n" in cluster.said()
+    exact_calls(cluster, 8)
+    nothing_seen(cluster)
+    assert not any("failures" in trial.user_attrs for trial in read_study(cluster.study).trials)
+    cluster.kill(stranger)
 
 
 def test_a_campaign_against_machines_links_and_drivers(cluster: Cluster) -> None:

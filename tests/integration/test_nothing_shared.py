@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import STUDY, Cluster, ended_well, exact, needs_hosts, nothing_seen, until
+from hosts import STUDY, Cluster, ended_well, exact, exact_calls, needs_hosts, nothing_seen, until
 
 from mistral_ner import files
 from mistral_ner.hyperopt.dispatch import search
@@ -108,7 +108,7 @@ def model_folder(tiny: dict[str, Any], cluster: Cluster, tmp_path: Path) -> dict
     [
         ("optuna", {"optuna_pruner": "median", "optuna_n_startup_trials": 2, "max_concurrent": None}),
         ("asha", {"asha_type": "promotion", "merge": True, "optuna_sampler": "Random"}),
-        ("combined", {"trials_per_pass": 2, "max_concurrent": 4}),
+        ("combined", {"trials_per_pass": 2, "max_concurrent": None}),
     ],
 )
 def test_each_trial_is_as_alone(
@@ -138,6 +138,36 @@ def test_each_trial_is_as_alone(
     for one, other in zip(ours, theirs, strict=True):  # in a pass, sums are rounded otherwise
         assert one["eval_f1"] == pytest.approx(other["eval_f1"], abs=0.05 if "trials_per_pass" in hyperopt else 0)
     assert (cluster.study / "final/merged/model.safetensors").exists() == ("merge" in hyperopt)
+
+
+APP = f"""
+import hydra
+import mistral_ner.hyperopt.sweepers
+from arithmetic import arithmetic
+
+objective = arithmetic()
+
+@hydra.main(config_path="{PROJECT}/conf", config_name="config")
+def main(cfg):
+    from mistral_ner.hyperopt.engines.trial import run_job
+    return run_job(cfg, objective)
+
+main()
+"""
+
+
+def test_a_hydra_task_of_ones_own_is_what_a_trial_runs(cluster: Cluster) -> None:
+    """Its machine sees neither the study nor the task's file; the winner is trained as ever."""
+    cluster.driver.see("/tmp/app.py").write_text(APP)
+    given = [f"hyperopt.ray_address=ray://{cluster.head.address}:10001", "hyperopt=random", "hydra/launcher=ray"]
+    given += ["model=tiny", "debug=quick", "training.reports=9", "data.max_train_sentences=100"]
+    given += ["hyperopt.results_dir=/tmp/results", "hyperopt.study_name=s", "data.cache_dir=/tmp/cache"]
+    given += ["hyperopt.num_trials=4", "hyperopt.final.top_k=1", "hyperopt.final.seeds=1"]
+    command = f"cd /tmp && exec {PYTHON} app.py -m {' '.join(given)}"
+    path = f"{PROJECT}:{PROJECT}/tests/integration"
+    ended_well(cluster, cluster.driver.start("sh", "-c", command, log=cluster.log("driver"), PYTHONPATH=path))
+    exact_calls(cluster, 4)
+    nothing_seen(cluster)
 
 
 def test_a_command_with_hydras_launcher_goes_on_with_another_address(cluster: Cluster, config: dict[str, Any]) -> None:
