@@ -117,6 +117,11 @@ class OptunaStudySweeper(_StudySweeper):
                 "hyperopt.max_concurrent: must be set with hydra/launcher=submitit_slurm: how many jobs may run at "
                 "once is not known here; fix: hyperopt.max_concurrent=8"
             )
+        if task.model.get("device_map") is not None:
+            raise UserError(
+                "model.device_map=auto: not with hydra/launcher=submitit_slurm; fix: a Ray over the allocation "
+                "(deploy/slurm), hyperopt.ray_address=auto and hyperopt.resources_per_trial.gpu=2"
+            )
         for kind, key in (("cpu", "cpus_per_task"), ("gpu", "gpus_per_node")):
             if wanted[kind] is not None:
                 raise UserError(

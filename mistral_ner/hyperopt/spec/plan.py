@@ -254,7 +254,8 @@ def _settle(config: Config) -> Config:
         config.hyperopt.max_concurrent = fit
     if config.training.threads is None:
         config.training.threads = max(1, int(cpus_per_trial(config)))
-    if (gpu := config.hyperopt.resources_per_trial.gpu) is not None and gpu > 1:
+    gpu = config.hyperopt.resources_per_trial.gpu
+    if gpu is not None and gpu > 1 and config.model.device_map is None:
         config.training.processes = int(gpu)
     if config.hyperopt.asha_grace_period is None and uses_asha(config):
         config.hyperopt.asha_grace_period = first_rung(config)
