@@ -1,4 +1,4 @@
-"""``model.device_map=auto``, a model over several GPUs, as far as no GPU is needed: settings, faults, plans, devices."""
+"""A model over several GPUs (``model.device_map=auto``), as far as it needs none: settings, faults, plans, devices."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def test_what_cannot_be_is_one_fault(
 
 
 def test_one_training_is_refused_alike(tiny: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="training.processes: one process has all the GPUs"):
+    with pytest.raises(ConfigError, match=r"training.processes: one process has all the GPUs"):
         check({**tiny, "model": {**tiny["model"], "device_map": "auto"}, "training": {"processes": 2}})
-    with pytest.raises(ConfigError, match="model.device_map: must be one of auto, found 'cpu'"):
+    with pytest.raises(ConfigError, match=r"model.device_map: must be one of auto, found 'cpu'"):
         check({**tiny, "model": {**tiny["model"], "device_map": "cpu"}})
     with pytest.raises(
         UserError, match=r"^model.device_map=auto spreads a model over GPUs, and this process sees none;"
@@ -90,22 +90,22 @@ def test_what_from_pretrained_is_given(
 ) -> None:
     given: dict[str, Any] = {}
 
-    class Taken(Exception):
+    class TakenError(Exception):
         pass
 
     def take(*_: Any, **options: Any) -> Any:
         given.update(options)
-        raise Taken
+        raise TakenError
 
     monkeypatch.setattr(base.AutoModelForTokenClassification, "from_pretrained", take)
     monkeypatch.setattr(hardware, "find_map", lambda model: model.device_map)  # as on a machine with GPUs
     model = ModelConfig(**tiny_model, device_map="auto", quantization=quantization)
-    with pytest.raises(Taken):
+    with pytest.raises(TakenError):
         base.load_base(model, 100)
     assert given["device_map"] == "auto"
     assert ("quantization_config" in given) == (quantization != "none")
     if quantization != "none":
-        with pytest.raises(Taken):
+        with pytest.raises(TakenError):
             base.load_base(model, 100, torch.device("cpu"))
         assert given["device_map"] == {"": torch.device("cpu")}, "a merged model is made on one device"
 
