@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import cached_property
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mistral_ner import files
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster import scratch
 from mistral_ner.hyperopt.cluster.jobs import JobWorkers, check_launcher, is_submitit
 from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.cluster.workers import Here, RayWorkers, Workers, actor_options, worker_class
@@ -285,9 +285,9 @@ def _run_job(context: Any, config: DictConfig, task: Any, state: Any, road: Road
     """
     setup_globals()
     Singleton.set_state(state)
-    with way_of_jobs(road), tempfile.TemporaryDirectory(prefix="mistral_ner-") as folder:
+    with way_of_jobs(road), ExitStack() as stack:
         if road is not None and not road.leads_to_folder():
-            config.hydra.sweep.dir = folder
+            config.hydra.sweep.dir = str(stack.enter_context(scratch.lend(scratch.of_search(road.token) / "jobs")))
         return ended_job(
             run_job(
                 hydra_context=context,
