@@ -71,7 +71,9 @@ def forget_base() -> None:
         if hasattr(base, "_hf_hook"):
             from accelerate.hooks import remove_hook_from_submodules  # late: most models have none
 
-            remove_hook_from_submodules(base)  # they refer to it, so that it would stay until garbage is collected
+            remove_hook_from_submodules(base)
+            for module in base.modules():  # each would refer to itself, and stay until garbage is collected
+                vars(module).pop("forward", None)
 
 
 def load_base(model: ModelConfig, vocab_size: int, place: torch.device | None = None) -> PreTrainedModel:

@@ -24,23 +24,28 @@ from hosts import (
 )
 
 from mistral_ner.hyperopt.study.opening import read_study
-from tests.namespaces import Network
+from tests.namespaces import Host, Network
 
 pytestmark = needs_hosts
 KILLS = int(os.environ.get("KILLS", "3"))  # of the campaign
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_machine_dies_and_another_comes(cluster: Cluster, strategy: str) -> None:
+def test_a_machine_comes_and_another_dies(cluster: Cluster, strategy: str) -> None:
+
+    def others() -> list[Host]:
+        return [host for host in cluster.at_work() if host is not new]
+
     config = counted(cluster, strategy, max_concurrent=None, asha_type="promotion", asha_grace_period=3)
     driver = cluster.search(config, "arithmetic(seconds=0.4)")
-    until(lambda: cluster.reports() >= 12 and len(cluster.at_work()) == 2, 400, "no reports", cluster.log("driver"))
-    cluster.kill(cluster.workers[0])
-    new = cluster.add_worker()
+    until(cluster.study.exists, 400, "no study", cluster.log("driver"))
+    new = cluster.add_worker()  # it starts while the search does
     until(lambda: "Ray runtime started" in cluster.log(new.name).read_text(), 60, "no Ray", cluster.log(new.name))
     began = time.monotonic()
     until(lambda: works(new), 60, "the new machine gets nothing to do", cluster.log("driver"))
     took = time.monotonic() - began
+    until(lambda: cluster.reports() >= 6 and others(), 60, "the others do nothing", cluster.log("driver"))
+    cluster.kill(others()[0])
     ended_well(cluster, driver)
     exact_calls(cluster, 8)
     nothing_seen(cluster)

@@ -1,7 +1,6 @@
 """Trainings whose model is spread over devices by accelerate's hooks, on a CPU: the numbers are those of one device.
 
-Two names of the CPU make two parts, as two GPUs would; and a part that lies on the disk shows that whatever uses
-weights goes through the hooks, because those weights are there only while their layer computes.
+Two names of the CPU make two parts, as two GPUs would. What a CPU cannot show is a tensor on the wrong one of them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import pytest
 import torch
 
 from mistral_ner.config.check import check
-from mistral_ner.errors import UserError
 from mistral_ner.model import base, forget_base, hardware, lend_model, stored
 from mistral_ner.predict import Tagger
 from mistral_ner.train import fit
@@ -23,10 +21,17 @@ from mistral_ner.training.evaluate import score
 
 pytestmark = pytest.mark.usefixtures("cold")
 
-ONE, OTHER = "cpu:0", torch.device("cpu", 0)  # different values of a device map
+
+class Card(str):
+    """A name of the CPU that is no other value of a device map, so that its parts are hooked as those of a GPU are."""
+
+    __slots__ = ()
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+
+ONE, OTHER = Card("cpu"), torch.device("cpu")
 PARTS = {"model.embed_tokens": ONE, "model.rotary_emb": ONE, "model.layers.0": ONE, "model.layers.1": OTHER}
 PARTS |= {"model.norm": OTHER, "score": OTHER}
-ON_DISK = {name: "disk" if name == "model.layers.1" else "cpu" for name in PARTS}
 TIMES = ("time_s", "eval_seconds")
 
 
@@ -53,7 +58,6 @@ def rows(run: dict[str, Any]) -> list[dict[str, Any]]:
         {"gradient_checkpointing": True},
         {"tuning": "full"},
         {"lora_layers": "top:1", "frozen_prefix": True},
-        {"dtype": "bfloat16"},
         {"quantization": "4bit"},
         {"quantization": "8bit"},
     ],
@@ -62,7 +66,7 @@ def test_the_numbers_are_those_of_one_device(spread: dict[str, Any], more: dict[
     spread["model"] |= more
     fit(spread)
     (kept,) = base._kept.values()
-    assert set(kept.hf_device_map.values()) == {ONE, OTHER}
+    assert len(set(kept.hf_device_map.values())) == 2
     assert all(hasattr(module, "_hf_hook") for module in (kept, *kept.model.layers))
     found = score(check(spread), Path(spread["output_dir"]) / "adapter", "dev")
     fit(on_one(spread))
@@ -95,29 +99,3 @@ def test_it_goes_when_another_takes_its_place(spread: dict[str, Any]) -> None:
     kept = weakref.ref(next(iter(base._kept.values())))
     forget_base()
     assert kept() is None
-
-
-def test_weights_that_are_there_only_while_their_layer_computes(
-    spread: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    fit({**on_one(spread), "model": {**on_one(spread)["model"], "tuning": "full", "lora_dropout": 0.0}})
-    source = Path(on_one(spread)["output_dir"]) / "adapter"
-    source.rename(folder)
-    spread["model"] = {"model_name": str(folder), "device_map": "auto", "lora_r": 4}
-    monkeypatch.setattr(hardware, "find_map", lambda model: ON_DISK if model.device_map else None)
-    fit(spread)
-    (kept,) = base._kept.values()
-    assert {str(one.device) for one in kept.model.layers[1].parameters()} == {"meta"}
-    assert hardware.place_of_inputs(kept) == torch.device("cpu")
-    other = {**on_one(spread), "output_dir": f"{spread['output_dir']}_other"}
-    fit(other)
-    for ours, theirs in zip(rows(spread), rows(other), strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
-
-
-def test_parts_that_no_gpu_holds_are_refused(spread: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU, auto puts all on the CPU, as it puts there what GPUs do not hold."""
-    monkeypatch.setattr(hardware, "find_map", lambda model: model.device_map)
-    with pytest.raises(UserError, match="the GPUs that this process sees do not hold tiny together; type more of them"):
-        fit(spread)
