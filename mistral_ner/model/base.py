@@ -69,7 +69,8 @@ def forget_base() -> None:
     while _kept:
         _, base = _kept.popitem()
         if hasattr(base, "_hf_hook"):
-            from accelerate.hooks import remove_hook_from_submodules  # late: most models have none
+            # late: most models have none
+            from accelerate.hooks import remove_hook_from_submodules  # type: ignore[import-untyped]
 
             remove_hook_from_submodules(base)
             for module in base.modules():  # each would refer to itself, and stay until garbage is collected

@@ -285,7 +285,8 @@ def introduce() -> Machine:
     """Return the machine of this worker of Ray, which shows that it has started."""
     import ray
 
-    return ray.util.get_node_ip_address(), find_versions()
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address, find_versions()
 
 
 def is_stranger(plan: Plan, machine: Machine) -> bool:
