@@ -38,7 +38,7 @@ def test_a_machine_comes_and_another_dies(cluster: Cluster, strategy: str) -> No
 
     config = counted(cluster, strategy, max_concurrent=None, asha_type="promotion", asha_grace_period=3)
     driver = cluster.search(config, "arithmetic(seconds=0.4)")
-    until(cluster.study.exists, 400, "no study", cluster.log("driver"))
+    until(lambda: cluster.study.exists() or driver.poll() is not None, 400, "no study", cluster.log("driver"))
     new = cluster.add_worker()  # it starts while the search does
     until(lambda: "Ray runtime started" in cluster.log(new.name).read_text(), 60, "no Ray", cluster.log(new.name))
     began = time.monotonic()
@@ -57,7 +57,7 @@ def test_a_machine_with_other_versions_gets_no_trials(cluster: Cluster, strategy
     """It joins when the others have been compared; what lands there begins elsewhere, and that is no failure of it."""
     config = counted(cluster, strategy, max_concurrent=None, max_failures=0, asha_grace_period=3)
     driver = cluster.search(config, "arithmetic(seconds=0.4)")
-    until(cluster.study.exists, 400, "no study", cluster.log("driver"))
+    until(lambda: cluster.study.exists() or driver.poll() is not None, 400, "no study", cluster.log("driver"))
     stranger = cluster.add_worker(torch="0.1")
     said = f"{stranger.address} has joined and gets no trials: "
     until(lambda: said in cluster.said() or driver.poll() is not None, 120, "not noticed", cluster.log("driver"))

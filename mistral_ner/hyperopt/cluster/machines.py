@@ -175,7 +175,7 @@ def _look_around(probe: str) -> list[tuple[str, tuple[dict[str, str], bool]]]:
 def call_on_every_machine(
     function: Callable[[], T], seconds: float | None = None, idle_too: bool = True
 ) -> list[tuple[str, T]]:
-    """Return what a function returns on each machine of Ray, with the machine's address.
+    """Return what a function returns on each machine of Ray, with the machine's address; not on those that go meanwhile.
 
     Args:
         function: to call.
@@ -191,7 +191,11 @@ def call_on_every_machine(
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"] and (idle_too or node["Resources"].get("CPU") or node["Resources"].get("GPU"))
     ]
-    return [(address, ray.get(answer, timeout=seconds)) for address, answer in asked]
+    answers = []
+    for address, answer in asked:
+        with contextlib.suppress(ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):  # it has gone
+            answers.append((address, ray.get(answer, timeout=seconds)))
+    return answers
 
 
 def on_node(node: str) -> NodeAffinitySchedulingStrategy:
