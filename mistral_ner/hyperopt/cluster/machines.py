@@ -175,7 +175,7 @@ def _look_around(probe: str) -> list[tuple[str, tuple[dict[str, str], bool]]]:
 def call_on_every_machine(
     function: Callable[[], T], seconds: float | None = None, idle_too: bool = True
 ) -> list[tuple[str, T]]:
-    """Return what a function returns on each machine of Ray, with the machine's address; not on those that go meanwhile.
+    """Return what a function returns on each machine of Ray, with its address; one that goes meanwhile is left out.
 
     Args:
         function: to call.
