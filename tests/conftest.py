@@ -29,8 +29,17 @@ needs_cases = pytest.mark.skipif(
     not CASES.is_dir(), reason="the small inputs that go wrong are not beside the project, in ../shared/cases"
 )
 
-# The files whose tests take longest: they begin first, so that no worker is left alone with one in the end.
-LONGEST = ["test_signals", "test_contract", "test_cluster", "test_storages", "test_bad_input", "test_readme"]
+# The files whose tests take longest: they begin first, so that no worker is left alone with one in the end. The two
+# that make clusters of hosts are far apart, because two such clusters at once are too much for two cores.
+LONGEST = [
+    "test_machines_come_and_go",
+    "test_signals",
+    "test_contract",
+    "test_cluster",
+    "test_storages",
+    "test_bad_input",
+    "test_readme",
+]
 LONGEST += ["test_resume", "test_ended_from_outside", "test_ray_tune", "test_campaign", "test_choices_are_data"]
 LONGEST += ["test_smoke", "test_workers", "test_old_studies", "test_nothing_shared"]
 _LIMIT = 900  # seconds for a test that starts processes: a busy machine takes ten times as long as an idle one

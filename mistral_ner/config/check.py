@@ -159,6 +159,9 @@ def _cross_key_faults(config: Config) -> list[Fault]:
         faults.append(Fault("model.frozen_prefix", rule, "model.frozen_prefix=null, or model.resize_embeddings=false"))
     if model.tuning == "full":
         faults += _full_tuning_faults(model)
+    if model.device_map is not None and (training.processes or 1) > 1:
+        rule = f"one process has all the GPUs of a model that model.device_map spreads, found {training.processes}"
+        faults.append(Fault("training.processes", rule, "training.processes=null, or model.device_map=null"))
     if model.random_init is not None and "model_type" not in model.random_init:
         faults.append(Fault("model.random_init", "needs a model_type", "+model.random_init.model_type=mistral"))
     if model.random_init is None and not model.model_name.strip():

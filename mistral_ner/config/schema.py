@@ -43,6 +43,7 @@ class ModelConfig:
     dtype: str = _value("auto", choices=("auto", "float32", "bfloat16", "float16"))  # of the frozen weights
     quantization: str = _value("none", choices=("none", "8bit", "4bit"))
     attention: str = _value("auto", choices=("auto", "eager", "sdpa", "flash_attention_2"))
+    device_map: str | None = _value(None, choices=("auto",))  # auto: spread over the GPUs that the process sees
     gradient_checkpointing: bool | str = _value(False, words=("auto",))  # auto: unless the plan says that memory does
     bidirectional: bool = False  # decoders only: remove the causal mask
     resize_embeddings: bool = False  # train a row for each token of the tokenizer that has no embedding

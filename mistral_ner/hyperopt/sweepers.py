@@ -96,8 +96,10 @@ class OptunaStudySweeper(_StudySweeper):
 
     def _task(self) -> DictConfig:
         task = super()._task()
-        # Hydra's own launcher runs one job after the other: each has the machine
-        if task.hyperopt.max_concurrent is None and "BasicLauncher" in self.composed.hydra.launcher._target_:
+        # Hydra's own launcher runs one job after the other: each has the machine; passes are no jobs of it
+        passes = task.hyperopt.ray_address is not None and task.hyperopt.trials_per_pass > 1
+        basic = "BasicLauncher" in self.composed.hydra.launcher._target_
+        if task.hyperopt.max_concurrent is None and basic and not passes:
             task.hyperopt.max_concurrent = task.hyperopt.trials_per_pass
         if "SlurmLauncher" in self.composed.hydra.launcher._target_:
             self._leave_to_slurm(task)
@@ -114,6 +116,11 @@ class OptunaStudySweeper(_StudySweeper):
             raise UserError(
                 "hyperopt.max_concurrent: must be set with hydra/launcher=submitit_slurm: how many jobs may run at "
                 "once is not known here; fix: hyperopt.max_concurrent=8"
+            )
+        if task.model.get("device_map") is not None:
+            raise UserError(
+                "model.device_map=auto: not with hydra/launcher=submitit_slurm; fix: a Ray over the allocation "
+                "(deploy/slurm), hyperopt.ray_address=auto and hyperopt.resources_per_trial.gpu=2"
             )
         for kind, key in (("cpu", "cpus_per_task"), ("gpu", "gpus_per_node")):
             if wanted[kind] is not None:

@@ -43,7 +43,7 @@ class Head(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.to(self.weight.dtype))
+            return super().forward(input.to(self.weight))  # the device, too: a spread network may end on another one
 
 
 @dataclass
@@ -125,7 +125,7 @@ def attach(model: ModelConfig, base: PreTrainedModel, labels: Sequence[str], see
     with fixed_rng(seed), warnings.catch_warnings(), without_bitsandbytes():
         # peft reads a property of transformers by its old name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
+        setattr(base, bare.head_name, _new_head(base, bare.head, len(labels)))
         attached = cast(PeftModel, get_peft_model(base, _lora_config(model, targets, bare.head_name, more)))
     if model.gradient_checkpointing:
         # after peft: both hook the embeddings to require gradients, and only the last hook would be removed again
@@ -147,7 +147,7 @@ def _attach_whole(model: ModelConfig, base: PreTrainedModel, labels: Sequence[st
     if model.bidirectional:
         let_see_both_sides(base)
     with fixed_rng(seed):
-        setattr(base, bare.head_name, _new_head(base, bare.head.in_features, len(labels)))
+        setattr(base, bare.head_name, _new_head(base, bare.head, len(labels)))
     if model.gradient_checkpointing:
         switch_checkpointing_on(base, model)
     return base.requires_grad_(True)
@@ -195,12 +195,12 @@ def _lora_config(model: ModelConfig, targets: list[str] | str, head_name: str, m
     )
 
 
-def _new_head(base: PreTrainedModel, width: int, number_of_labels: int) -> Head:
+def _new_head(base: PreTrainedModel, none: NoHead, number_of_labels: int) -> Head:
     # drawn on the CPU, so that the bits do not depend on the device
-    head = Head(width, number_of_labels, dtype=torch.float32, device="cpu")
+    head = Head(none.in_features, number_of_labels, dtype=torch.float32, device="cpu")
     nn.init.normal_(head.weight, std=getattr(base.config, "initializer_range", 0.02))
     nn.init.zeros_(head.bias)
-    return head.to(base.device)
+    return head.to(none.place)
 
 
 def _set_labels(base: PreTrainedModel, labels: Sequence[str]) -> None:

@@ -27,8 +27,9 @@ from transformers import (
 
 from mistral_ner.config.schema import ModelConfig
 from mistral_ner.errors import UserError, nearest
+from mistral_ner.model import hardware
 from mistral_ner.model.hardware import HEADS, attention, device, frozen_dtype, quantization
-from mistral_ner.model.source import check_weights, explain_loading_errors, hub_options, locate, may_unpickle
+from mistral_ner.model.source import check_weights, explain_loading_errors, hub_options, locate, may_unpickle, no_room
 
 _WEIGHTS_SEED = 0  # of random weights, so that every process has the same base
 
@@ -36,11 +37,11 @@ _kept: dict[str, PreTrainedModel] = {}  # at most one: two large models do not f
 
 
 class NoHead(nn.Identity):
-    """A placeholder for the head while no adapter is attached; it keeps the input width."""
+    """A placeholder for the head while no adapter is attached; it keeps the input width and the device."""
 
-    def __init__(self, in_features: int) -> None:
+    def __init__(self, in_features: int, place: torch.device) -> None:
         super().__init__()
-        self.in_features = in_features
+        self.in_features, self.place = in_features, place
 
 
 def base_model(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
@@ -58,24 +59,36 @@ def base_model(model: ModelConfig, vocab_size: int) -> PreTrainedModel:
     """
     key = _key(model, vocab_size)
     if key not in _kept:
-        _kept.clear()  # before loading, so that two models are never in memory together
+        forget_base()  # before loading, so that two models are never in memory together
         _kept[key] = load_base(model, vocab_size)
     return _kept[key]
 
 
 def forget_base() -> None:
     """Drop the kept base model; the next :func:`base_model` loads one."""
-    _kept.clear()
+    while _kept:
+        _, base = _kept.popitem()
+        if hasattr(base, "_hf_hook"):
+            # late: most models have none
+            from accelerate.hooks import remove_hook_from_submodules  # type: ignore[import-untyped]
+
+            remove_hook_from_submodules(base)
+            for module in base.modules():  # each would refer to itself, and stay until garbage is collected
+                vars(module).pop("forward", None)
 
 
 def load_base(model: ModelConfig, vocab_size: int, place: torch.device | None = None) -> PreTrainedModel:
-    """Load what :func:`base_model` returns, without keeping it; ``place`` is another device than this process's."""
+    """Load what :func:`base_model` returns, without keeping it; ``place`` is one device for all of it.
+
+    Without ``place`` it lies on this process's device, or is spread as ``model.device_map`` says.
+    """
+    parts = hardware.find_map(model) if place is None else None
     place = place or device()
     with quiet(), fixed_rng(_WEIGHTS_SEED), explain_loading_errors(model):
         if model.random_init is None:
-            base = _pretrained(locate(model), model, place)
+            base = _pretrained(locate(model), model, place, parts)
         else:
-            base = _random(model, vocab_size, place)
+            base = _random(model, vocab_size, place, parts)
         if model.resize_embeddings:
             _resize_embeddings(base, vocab_size)
     if model.quantization != "none":
@@ -103,7 +116,8 @@ def _resize_embeddings(base: PreTrainedModel, vocab_size: int) -> None:
 def remove_head(base: PreTrainedModel) -> PreTrainedModel:
     """Freeze ``base`` and replace its head by :class:`NoHead`."""
     name = _head_name(base)
-    setattr(base, name, NoHead(getattr(base, name).in_features))
+    head = getattr(base, name)
+    setattr(base, name, NoHead(head.in_features, head.weight.device))
     base.requires_grad_(False)
     base.eval()
     return base
@@ -148,18 +162,19 @@ def _key(model: ModelConfig, vocab_size: int) -> str:
     weights: list[Any] = [model.model_name, model.revision] if random is None else [random]
     if random is not None or model.resize_embeddings:
         weights.append(vocab_size)
-    shape = [model.dtype, model.quantization, model.attention, model.trust_remote_code, str(device())]
+    shape = [model.dtype, model.quantization, model.attention, model.trust_remote_code, str(device()), model.device_map]
     return json.dumps([weights, shape], sort_keys=True)
 
 
-def _pretrained(source: str, model: ModelConfig, place: torch.device) -> PreTrainedModel:
+def _pretrained(source: str, model: ModelConfig, place: torch.device, parts: Any) -> PreTrainedModel:
+    """Load a checkpoint onto ``place``, or spread it as ``parts`` say, a device map of transformers."""
     pickled_too = may_unpickle(model)
     check_weights(source, pickled_too)
     hub = hub_options(model)
     config = _no_cache(AutoConfig.from_pretrained(source, **hub))
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if parts is None else {"device_map": parts}
     if model.quantization != "none":
-        options = {"quantization_config": quantization(model), "device_map": {"": place}}
+        options = {"device_map": {"": place}, **options, "quantization_config": quantization(model)}
     # with other labels than the file's, its head would be refused; ours replaces it later
     base, report = AutoModelForTokenClassification.from_pretrained(
         source,
@@ -178,21 +193,25 @@ def _pretrained(source: str, model: ModelConfig, place: torch.device) -> PreTrai
             f"the weights of {model.model_name} must fill a {config.model_type} model, but {len(missing)} are missing, "
             f"{missing[0]} first; type another model.model_name"
         )
+    if isinstance(parts, str):
+        spread: dict[str, Any] = getattr(base, "hf_device_map", {})
+        if {"cpu", "disk"} & {str(part) for part in spread.values()}:
+            raise UserError(no_room(model))  # a training would copy the rest from the RAM or the disk in each step
     loaded: PreTrainedModel = base if options else base.to(place)
     return loaded
 
 
-def _random(model: ModelConfig, vocab_size: int, place: torch.device) -> PreTrainedModel:
+def _random(model: ModelConfig, vocab_size: int, place: torch.device, parts: Any) -> PreTrainedModel:
     assert model.random_init is not None
     config = build_random_config(model.random_init, vocab_size)
     base = AutoModelForTokenClassification.from_config(config, attn_implementation=attention(model))
-    if model.quantization == "none":
+    if model.quantization == "none" and parts is None:
         built: PreTrainedModel = base.to(device=place, dtype=frozen_dtype(model))
         return built
-    # bitsandbytes quantises while it loads, so the weights go through a file
+    # weights are quantised and spread while they are loaded, so they go through a file
     with tempfile.TemporaryDirectory() as folder:
         base.save_pretrained(folder)
-        return _pretrained(folder, model, place)
+        return _pretrained(folder, model, place, parts)
 
 
 def _keep_packing(base: nn.Module) -> None:

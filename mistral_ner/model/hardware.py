@@ -27,6 +27,30 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def find_map(model: ModelConfig) -> Any:
+    """Return how transformers is to spread a network over devices; None: it lies on one.
+
+    Raises:
+        UserError: it is to be spread over GPUs, and there are none.
+    """
+    if model.device_map is not None and not torch.cuda.is_available():
+        raise UserError(
+            f"model.device_map={model.device_map} spreads a model over GPUs, and this process sees none; "
+            "type model.device_map=null"
+        )
+    return model.device_map
+
+
+def place_of_inputs(model: Any) -> torch.device:
+    """Return the device on which a network, or a peft model around it, takes its inputs and gives its outputs.
+
+    One that is spread over several moves what passes between its parts itself: accelerate has hooked them.
+    """
+    network: Any = getattr(model, "get_base_model", lambda: model)()
+    place = getattr(getattr(network, "_hf_hook", None), "execution_device", None)
+    return next(iter(network.parameters())).device if place is None else torch.device(place)
+
+
 def frozen_dtype(model: ModelConfig) -> torch.dtype:
     """Return the dtype of the frozen weights; ``auto`` is the one in which the hardware is fast."""
     if model.dtype != "auto":

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mistral_ner.model.hardware import autocast
+from mistral_ner.model.hardware import autocast, place_of_inputs
 from mistral_ner.model.hardware import precision as chosen_precision
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _differ(model: Any, precision: str, pad_id: int) -> bool:
 
 
 def _logits(model: Any, beside: list[int]) -> torch.Tensor:
-    place = next(model.parameters()).device
+    place = place_of_inputs(model)
     ids = torch.tensor([_SENTENCE + beside], device=place)
     mask = torch.tensor([[1] * len(_SENTENCE) + [0] * len(beside)], device=place)
     logits: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits[0, : len(_SENTENCE)]

@@ -225,6 +225,8 @@ def explain(model: ModelConfig, error: BaseException) -> str:
             f"weights must be in the safetensors format, found none in {name}; choose a revision or a copy that has "
             "model.safetensors: model.revision=REVISION or model.model_name=OWNER/NAME"
         )
+    if "dispatched on the CPU or the disk" in text:
+        return no_room(model)
     if "Unrecognized configuration class" in text:
         return f"{name} has no token-classification head in transformers; type model=minilm or another model.model_name"
     if kinds & _UNREACHABLE or "is not a local folder" in text or "couldn't connect" in text:
@@ -234,6 +236,14 @@ def explain(model: ModelConfig, error: BaseException) -> str:
             "or model=minilm"
         )
     return f"cannot load {name}: {_first_line(error)}; type another model.model_name, or model=minilm"
+
+
+def no_room(model: ModelConfig) -> str:
+    """Return the message for a model that the GPUs of a process do not hold together."""
+    return (
+        f"the GPUs that this process sees do not hold {model.model_name} together; type more of them in "
+        "hyperopt.resources_per_trial.gpu, model.quantization=4bit, or a smaller model.model_name"
+    )
 
 
 _UNREACHABLE = {

@@ -30,6 +30,7 @@ from mistral_ner.config.check import check
 from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.metrics import entity_types
+from mistral_ner.model import hardware
 from mistral_ner.model.adapter import Head, attach, lend_model
 from mistral_ner.model.base import forget_base, load_base, quiet
 from mistral_ner.model.hardware import HEADS, device, frozen_dtype
@@ -84,7 +85,7 @@ def load_trained(folder: str | Path) -> Trained:
     place = find_model_folder(folder)
     config, tokenizer = read_config(place), load_saved_tokenizer(place)
     if not _is_adapter(place):
-        model = _load_whole(place, config.model if config is not None else ModelConfig(), device())
+        model = _load_whole(place, _on_this_machine(config.model if config is not None else ModelConfig()), device())
         # a dict whose keys are numbers, in any order
         names = cast(dict[int, str], model.config.id2label)
         labels = [names[index] for index in sorted(names)]
@@ -129,7 +130,12 @@ def _base_settings(config: Config | None, place: Path) -> ModelConfig:
             f"an adapter's folder must hold {CONFIG}, which names its base model, found none in {place}; "
             f"copy the one of the training into it"
         )
-    return replace(config.model, gradient_checkpointing=False)
+    return replace(_on_this_machine(config.model), gradient_checkpointing=False)
+
+
+def _on_this_machine(model: ModelConfig) -> ModelConfig:
+    """Return the settings for tagging here: a model that was spread over GPUs lies on the CPU where there are none."""
+    return model if torch.cuda.is_available() else replace(model, device_map=None)
 
 
 def read_labels(folder: str | Path) -> list[str]:
@@ -234,9 +240,9 @@ def merge_adapter(model: ModelConfig, labels: Sequence[str], vocab_size: int, ad
     Raises:
         UserError: the model cannot be loaded, or the adapter does not fit it.
     """
+    whole = replace(model, quantization="none", gradient_checkpointing=False, attention="auto", device_map=None)
     if model.tuning == "full":
-        return _load_whole(Path(adapter), model, _CPU)
-    whole = replace(model, quantization="none", gradient_checkpointing=False, attention="auto")
+        return _load_whole(Path(adapter), whole, _CPU)
     base = load_base(whole, vocab_size, _CPU)
     attached = cast(PeftModel, attach(whole, base, labels, seed=0))
     load_adapter(attached, adapter)
@@ -252,10 +258,15 @@ _CPU = torch.device("cpu")
 def _load_whole(folder: Path, settings: ModelConfig, place: torch.device) -> PreTrainedModel:
     """Load a merged model, or one that was trained whole."""
     check_weights(str(folder))
+    parts = hardware.find_map(settings)
     try:
         with quiet():
             model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(
-                str(folder), dtype=frozen_dtype(settings), use_safetensors=True, local_files_only=True
+                str(folder),
+                dtype=frozen_dtype(settings),
+                use_safetensors=True,
+                local_files_only=True,
+                device_map=parts,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
@@ -268,7 +279,8 @@ def _load_whole(folder: Path, settings: ModelConfig, place: torch.device) -> Pre
     for name in HEADS:
         if type(head := getattr(model, name, None)) is nn.Linear:
             head.__class__ = Head  # which computes as in training
-    model.to(place)  # type: ignore[arg-type]
+    if parts is None:
+        model.to(place)  # type: ignore[arg-type]
     return model
 
 

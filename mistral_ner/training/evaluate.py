@@ -21,7 +21,7 @@ from mistral_ner.metrics import IntArray, Score, entity_scores, sentence_counts
 from mistral_ner.model.cpu.attention import quick_attention
 from mistral_ner.model.cpu.merged import merged_weights
 from mistral_ner.model.cpu.products import wide_products
-from mistral_ner.model.hardware import autocast, product_dtype, usable_precision
+from mistral_ner.model.hardware import autocast, place_of_inputs, product_dtype, usable_precision
 from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import reads_padding
 from mistral_ner.model.stored import lend_trained
@@ -76,7 +76,7 @@ class Forward:
         Raises:
             OutOfMemoryError: one row does not fit into memory.
         """
-        device = next(model.parameters()).device
+        device = place_of_inputs(model)
         forward = functools.partial(self._compute, model, device, loss is not None)
         tokens, positions = self.batch_tokens, find_limit(model.config)
         with merged_weights(model, product_dtype(self.precision)), _single_threads(device) as each:

@@ -15,8 +15,9 @@ import torch
 
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
+from mistral_ner.model import hardware
 from mistral_ner.model.limits import choose_max_length
-from mistral_ner.model.memory.plan import fits_whole, memory_of_machine, plan_memory, room_of_process
+from mistral_ner.model.memory.plan import count_cards, fits_whole, memory_of_machine, plan_memory, room_of_process
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,13 @@ def free_memory() -> None:
 
 
 def peak_on_card() -> float | None:
-    """Return the most gigabytes that this process has held on its GPU since the last call; None without one."""
+    """Return the most gigabytes that this process has held on its GPUs since the last call; None without one."""
     if not torch.cuda.is_available():
         return None
-    peak = torch.cuda.max_memory_allocated() / 1e9
-    torch.cuda.reset_peak_memory_stats()
+    cards = range(torch.cuda.device_count())
+    peak = sum(torch.cuda.max_memory_allocated(card) for card in cards) / 1e9
+    for card in cards:
+        torch.cuda.reset_peak_memory_stats(card)
     return peak
 
 
@@ -99,13 +102,16 @@ def refuse_what_cannot_fit(config: Config, labels: int, vocab_size: int) -> None
 
     Raises:
         OutOfMemoryError: with the sum.
+        UserError: the model is to be spread over GPUs, and there are none.
     """
+    hardware.find_map(config.model)
     plan = plan_memory(config, labels, vocab_size, 1, torch.cuda.is_available())
-    place, room = memory_of_machine()
+    place, room = memory_of_machine(count_cards(config))
     if plan.least <= room:
         return
     fixes = {"none": "model.quantization=8bit or 4bit, or ", "8bit": "model.quantization=4bit, or "}
-    fix = fixes.get(config.model.quantization, "") + "a smaller model.model_name"
+    more = "more GPUs with model.device_map=auto, or " if torch.cuda.is_available() else ""
+    fix = f"{fixes.get(config.model.quantization, '')}{more}a smaller model.model_name"
     if config.model.tuning == "full":
         fix = "model.tuning=lora, or a smaller model.model_name"
     raise OutOfMemoryError(
@@ -130,7 +136,7 @@ def settle_checkpointing(config: Config, labels: int, vocab_size: int, rows: int
     """
     if config.model.gradient_checkpointing != "auto":
         return config
-    again = not fits_whole(*_asked(config, labels, vocab_size, rows), room_of_process(), trials)
+    again = not fits_whole(*_asked(config, labels, vocab_size, rows), room_of_process(count_cards(config)), trials)
     log.info("model.gradient_checkpointing=auto: activations are %s", "computed again" if again else "kept")
     return replace(config, model=replace(config.model, gradient_checkpointing=again))
 

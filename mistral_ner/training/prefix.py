@@ -31,7 +31,7 @@ from mistral_ner.data.encode import Encoded
 from mistral_ner.data.rows import Row, Rows
 from mistral_ner.errors import UserError
 from mistral_ner.model.base import added_tokens
-from mistral_ner.model.hardware import autocast, precision
+from mistral_ner.model.hardware import autocast, place_of_inputs, precision
 from mistral_ner.model.layers import SKIPPABLE, compute_activations, frozen_layers, frozen_modules, skip_layers
 from mistral_ner.model.lora import PeftModel
 from mistral_ner.training.batches import batches_by_tokens, collate
@@ -168,7 +168,7 @@ def _write(path: Path, base: Any, frozen: int, rows: Rows, pad_id: int, bytes_a_
 
 
 def _states(base: Any, frozen: int, rows: Sequence[Row], pad_id: int, config: Config) -> torch.Tensor:
-    batch = {name: value.to(base.device) for name, value in collate(rows, pad_id).items()}
+    batch = {name: value.to(place_of_inputs(base)) for name, value in collate(rows, pad_id).items()}
     training = base.training
     base.eval()
     try:

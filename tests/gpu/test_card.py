@@ -135,7 +135,7 @@ def test_reports_have_the_peak_and_memory_decides_what_is_computed_again(full: d
     for number, room in enumerate((1e12, 0.0)):
         one = {**full, "output_dir": f"{full['output_dir']}_{number}"}
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(memory, "room_of_process", lambda room=room: room)
+            patched.setattr(memory, "room_of_process", lambda cards=1, room=room: room)
             fit(one)
         found.append(max(row["gpu_memory_gb"] for row in reports(one)))
     assert 0 < found[1] < 0.6 * found[0]

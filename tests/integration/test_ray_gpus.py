@@ -15,7 +15,7 @@ def ray_gpus() -> int:
     return 2
 
 
-@pytest.mark.parametrize(("gpu", "seen"), [(0, [""]), (1, ["0", "1"])])
+@pytest.mark.parametrize(("gpu", "seen"), [(0, [""]), (1, ["0", "1"]), (2, ["0,1"])])
 def test_a_trial_sees_its_own_cards_only(gpu: int, seen: list[str]) -> None:
     class Trial:
         def cards(self) -> str | None:

@@ -111,5 +111,7 @@ def test_a_cluster_is_taken_as_it_grows() -> None:
         found.room.count = lambda: room  # noqa: B023
         assert (found.at_once, found.passes) == (at_once, at_once)
     assert not plan(ray_address="auto", max_concurrent=2).grows
-    with pytest.raises(ConfigError, match=r"hyperopt.max_concurrent: must be set with ray_address and trials_per_pass"):
-        plan(ray_address="auto", trials_per_pass=2)
+    in_passes = plan(ray_address="auto", num_trials=8, trials_per_pass=3)
+    for room, at_once, passes in ((1, 3, 1), (2, 6, 2), (5, 8, 3)):
+        in_passes.room.count = lambda: room  # noqa: B023
+        assert (in_passes.at_once, in_passes.passes) == (at_once, passes)

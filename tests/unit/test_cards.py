@@ -59,7 +59,7 @@ def test_as_many_share_a_card_as_the_plan_says(
 ) -> None:
     monkeypatch.setattr(capacity, "gpus", lambda: 1)
     monkeypatch.setattr(capacity, "cores", lambda: 16)
-    monkeypatch.setattr(memory_plan, "memory_of_machine", lambda: ("card", gigabytes * 1e9))
+    monkeypatch.setattr(memory_plan, "memory_of_machine", lambda cards=1: ("card", gigabytes * 1e9))
     made = plan(model, **hyperopt)
     assert (made.config.hyperopt.resources_per_trial.gpu, made.at_once) == (share, at_once)
 
@@ -84,7 +84,7 @@ def test_a_process_keeps_to_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_activations_are_computed_again_where_memory_does_not_hold_them(
     monkeypatch: pytest.MonkeyPatch, room: float, again: bool
 ) -> None:
-    monkeypatch.setattr(memory, "room_of_process", lambda: room)
+    monkeypatch.setattr(memory, "room_of_process", lambda cards=1: room)
     model = ModelConfig(model_name="7B", random_init={**SHAPE, **HEADS}, gradient_checkpointing="auto")
     config = Config(output_dir="", model=model)
     assert memory.settle_checkpointing(config, 9, 32768, 8).model.gradient_checkpointing is again

@@ -173,7 +173,7 @@ def test_the_table_of_the_docs_is_the_plan() -> None:
 
 
 def test_what_cannot_fit_is_refused_with_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "memory_of_machine", lambda: ("NVIDIA H100", 80e9))
+    monkeypatch.setattr(memory, "memory_of_machine", lambda cards=1: ("NVIDIA H100", 80e9))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     refuse_what_cannot_fit(mistral_7b(), 9, 32768)
     with pytest.raises(OutOfMemoryError) as raised:
@@ -183,7 +183,7 @@ def test_what_cannot_fit_is_refused_with_the_sum(monkeypatch: pytest.MonkeyPatch
         "and 7,114 million trained numbers with gradient and optimiser, 16 bytes each, 113.8 GB\n"
         "  fix: model.tuning=lora, or a smaller model.model_name"
     )
-    monkeypatch.setattr(memory, "memory_of_machine", lambda: ("NVIDIA L4", 6e9))
+    monkeypatch.setattr(memory, "memory_of_machine", lambda cards=1: ("NVIDIA L4", 6e9))
     refuse_what_cannot_fit(mistral_7b(quantization="4bit"), 9, 32768)
-    with pytest.raises(OutOfMemoryError, match=r"fix: model.quantization=4bit, or a smaller"):
+    with pytest.raises(OutOfMemoryError, match=r"fix: model.quantization=4bit, or more GPUs with model.device_map"):
         refuse_what_cannot_fit(mistral_7b(quantization="8bit"), 9, 32768)

@@ -66,7 +66,7 @@ def test_the_disk_of_a_search(tmp_path: Path) -> None:
 def test_a_dry_run_holds_the_plan_against_the_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, room: float, words: str
 ) -> None:
-    monkeypatch.setattr(memory_plan, "memory_of_machine", lambda: ("a box", room))
+    monkeypatch.setattr(memory_plan, "memory_of_machine", lambda cards=1: ("a box", room))
     describe(plan(tmp_path, strategy="optuna"))
     said = " ".join(capsys.readouterr().out.split())
     assert "of a trial, in batches of 32 windows of at most 128 subwords" in said

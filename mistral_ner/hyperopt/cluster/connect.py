@@ -60,7 +60,7 @@ def join(plan: Plan) -> Iterator[None]:
     handle_again()
     outside = private.is_client()
     try:
-        plan.room.count = count_room(one_trial(plan))
+        plan.room.count = count_room(one_trial(plan), plan.room.strangers)
         ask_every_machine(plan)
         yield
     except Exception as error:

@@ -8,8 +8,7 @@ import math
 import os
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import private
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan, cpus_per_trial
-from mistral_ner.versions import find_versions
+from mistral_ner.versions import describe_differences
 
 T = TypeVar("T")
 
@@ -75,11 +74,12 @@ def one_trial(plan: Plan, say: bool = False) -> dict[str, float]:
     return one
 
 
-def count_room(one: dict[str, float]) -> Callable[[], int]:
-    """Return a function that says how many trials Ray has room for now: at least one, because room may come.
+def count_room(one: dict[str, float], strangers: Collection[str]) -> Callable[[], int]:
+    """Return a function that says how many workers Ray has room for now: at least one, because room may come.
 
     Args:
-        one: the CPUs and GPUs of a trial.
+        one: the CPUs and GPUs of a worker.
+        strangers: addresses of machines that get no trials, as they are found.
     """
     found, until = 1, 0.0
 
@@ -87,7 +87,8 @@ def count_room(one: dict[str, float]) -> Callable[[], int]:
         nonlocal found, until
         if time.monotonic() >= until:
             nodes = ray.nodes()  # type: ignore[no-untyped-call]
-            found = max(1, sum(_fit_on(node["Resources"], one) for node in nodes if node["Alive"]))
+            theirs = [node for node in nodes if node["Alive"] and node["NodeManagerAddress"] not in strangers]
+            found = max(1, sum(_fit_on(node["Resources"], one) for node in theirs))
             until = time.monotonic() + _LOOK
         return found
 
@@ -132,22 +133,8 @@ def ask_every_machine(plan: Plan) -> None:
 
 def _refuse_other_versions(answers: Sequence[tuple[str, tuple[dict[str, str], bool]]]) -> None:
     """Raise UserError if a machine has other versions than this one; the project's own code travels with the search."""
-    mine, wrong = find_versions(), defaultdict[str, list[str]](list)
-    for address, (theirs, _) in answers:
-        for name, version in mine.items():
-            if _matters(name, version) != _matters(name, theirs[name]):
-                wrong[f"{name} is {version} here, {theirs[name]}"].append(address)
-    if wrong:
-        there = "; ".join(f"{what} on {', '.join(addresses)}" for what, addresses in wrong.items())
-        raise UserError(
-            f"the machines of the Ray cluster must have what this one has, but {there}\n"
-            "  fix: the same Python, and what constraints.txt names, here and there; docker/Dockerfile has them"
-        )
-
-
-def _matters(name: str, version: str) -> list[str]:
-    """Return the part of a version that decides: of Python the first two numbers."""
-    return version.split(".")[:2] if name == "python" else [version]
+    if (wrong := describe_differences({address: versions for address, (versions, _) in answers})) is not None:
+        raise UserError(wrong)
 
 
 def _refuse_files_of_trackers(plan: Plan, blind: Sequence[str]) -> None:
@@ -188,7 +175,7 @@ def _look_around(probe: str) -> list[tuple[str, tuple[dict[str, str], bool]]]:
 def call_on_every_machine(
     function: Callable[[], T], seconds: float | None = None, idle_too: bool = True
 ) -> list[tuple[str, T]]:
-    """Return what a function returns on each machine of Ray, with the machine's address.
+    """Return what a function returns on each machine of Ray, with its address; one that goes meanwhile is left out.
 
     Args:
         function: to call.
@@ -204,7 +191,11 @@ def call_on_every_machine(
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"] and (idle_too or node["Resources"].get("CPU") or node["Resources"].get("GPU"))
     ]
-    return [(address, ray.get(answer, timeout=seconds)) for address, answer in asked]
+    answers = []
+    for address, answer in asked:
+        with contextlib.suppress(ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):  # it has gone
+            answers.append((address, ray.get(answer, timeout=seconds)))
+    return answers
 
 
 def on_node(node: str) -> NodeAffinitySchedulingStrategy:

@@ -63,14 +63,17 @@ def cut(folder: Path, names: list[str], start: Place = (0, 0), most: int = PIECE
     return parts, None
 
 
-def write_parts(folder: Path, parts: Iterable[Part]) -> None:
-    """Write parts of files into a folder."""
+def write_parts(folder: Path, parts: Iterable[Part], through: bool = False) -> None:
+    """Write parts of files into a folder; ``through`` waits until they are on the disk."""
     for name, offset, content in parts:
         path = folder / inside(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if offset else "wb") as file:
             file.seek(offset)
             file.write(content.data)
+            if through:
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def inside(name: str) -> str:

@@ -12,6 +12,7 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,11 +180,13 @@ class _Copy(Workplace):
             DiskFullError: the driver's disk is full.
         """
         changes, added = self._sent.changes(), self._sent.new_log()
-        parts, start = cut(self.folder, changes.new)
-        while start is not None:
-            self._ask("store", self._sets, wrap(parts))
-            parts, start = cut(self.folder, changes.new, start)
-        self._ask("commit", self._sets, wrap(parts), changes.gone, added, last)
+        carried, start = _read(self.folder, changes.new, (0, 0))
+        with ThreadPoolExecutor(1) as on_its_way:
+            while start is not None:
+                sent = on_its_way.submit(self._ask, "store", self._sets, carried)
+                carried, start = _read(self.folder, changes.new, start)  # meanwhile
+                sent.result()
+        self._ask("commit", self._sets, carried, changes.gone, added, last)
         self._sets += 1
         self._sent.stamps = dict(changes.now)
         self._sent.logged += len(added)
@@ -194,6 +197,12 @@ class _Copy(Workplace):
             root = scratch.of_search(self._road.token)
             _bring_model(self._road, config.model, root / "models")
             _bring_data(self._road, config, root / "data")
+
+
+def _read(folder: Path, names: list[str], start: Place) -> tuple[Any, Place | None]:
+    """Return what carries the next parts of some files, and where the parts after them begin."""
+    parts, after = cut(folder, names, start)
+    return wrap(parts), after
 
 
 def wrap(parts: list[Part]) -> Any:

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import scratch
 from mistral_ner.hyperopt.cluster.machines import call_on_every_machine, node_of_driver, on_node
-from mistral_ner.hyperopt.cluster.parcels import LOG, Place, apply, cut, list_files, write_parts
+from mistral_ner.hyperopt.cluster.parcels import LOG, Part, Place, apply, cut, list_files, write_parts
 from mistral_ner.hyperopt.cluster.road import TOKEN, MovedError, Road, unwrap, wrap
 from mistral_ner.hyperopt.cluster.workers import worker_class
 from mistral_ner.hyperopt.spec.plan import Plan
@@ -90,6 +90,8 @@ class Office:
         )
         self._post: Any = actor.remote()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="office")
+        self._disk = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="disk")
+        self._writing: dict[str, Future[None]] = {}  # what is being written of a set of changes, by folder
         self._thread = threading.Thread(target=self._serve, name="office", daemon=True)
         self._thread.start()
 
@@ -105,7 +107,8 @@ class Office:
         with suppress(Exception):  # Ray's client raises just that when its server is gone
             ray.get(self._post.close.remote(), timeout=_LOOK)
         self._thread.join(2 * _LOOK)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._disk):
+            pool.shutdown(wait=False, cancel_futures=True)
         with suppress(Exception):
             ray.kill(self._post)
         (self._study / TOKEN).unlink(missing_ok=True)
@@ -147,6 +150,8 @@ class Office:
     def _open(self, ticket: int, name: str) -> tuple[Any, ...]:
         with self._one_folder[name]:
             folder = self._check(ticket, name)
+            with suppress(OSError):
+                self._finish_writing(name)
             if ticket not in self._sets:
                 shutil.rmtree(folder / _INCOMING, ignore_errors=True)  # of a machine that died
                 self._sets[ticket] = 0
@@ -190,7 +195,16 @@ class Office:
         with self._one_folder[name]:
             folder = self._check(ticket, name)
             if number == self._sets[ticket]:  # else it is asked again, and the set has come
-                write_parts(folder / _INCOMING, parts)
+                self._write(name, folder / _INCOMING, parts)
+
+    def _write(self, name: str, incoming: Path, parts: list[Part]) -> None:
+        """Begin to write parts once those before them are on the disk; meanwhile the next ones may come."""
+        self._finish_writing(name)
+        self._writing[name] = self._disk.submit(write_parts, incoming, parts, through=True)
+
+    def _finish_writing(self, name: str) -> None:
+        if (writing := self._writing.pop(name, None)) is not None:
+            writing.result()
 
     def _commit(
         self, ticket: int, name: str, number: int, carried: Any, gone: list[str], log: bytes, last: bool
@@ -201,7 +215,8 @@ class Office:
             if number == self._sets[ticket]:
                 incoming = folder / _INCOMING
                 incoming.mkdir(parents=True, exist_ok=True)
-                write_parts(incoming, parts)
+                self._write(name, incoming, parts)
+                self._finish_writing(name)
                 apply(incoming, folder, gone, log)
                 self._sets[ticket] = number + 1
         if last:

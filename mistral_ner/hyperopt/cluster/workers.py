@@ -7,6 +7,7 @@ trainings. A worker serves many calls, so imports, data and the base model are l
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -21,6 +22,9 @@ from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.storage import hide_password
 from mistral_ner.hyperopt.study.study import WORKER_DIED
+from mistral_ner.versions import describe_differences, find_versions
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -147,6 +151,7 @@ class RayWorkers(Remote):
         self._config = hide_password(plan.config)
         self._actor = worker_class({**options, "max_concurrency": each} if each > 1 else options)
         self._waiting: list[Call] = []
+        self._outside: list[Any] = []  # actors of machines that get no calls: each keeps its place taken
         self._starting: dict[Any, Any] = {}  # Ray's reference to its first call, and the actor
         self._idle: list[Any] = []  # an actor for each call that it has room for
         self._busy: dict[Any, tuple[Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
@@ -161,13 +166,13 @@ class RayWorkers(Remote):
     def _assign(self) -> None:
         """Give calls to idle workers, and start more workers if calls are left; Ray may not have room for all yet."""
         if self._grows:
-            self.at_once = self._plan.at_once
+            self.at_once = self._plan.passes * self._each
         while self._waiting and self._idle:
             call, actor = self._waiting.pop(0), max(self._idle, key=self._idle.count)
             self._idle.remove(actor)
             self._busy[actor.call.remote(call.function, *call.arguments)] = call, actor
         while len(self._starting) * self._each < len(self._waiting) and self._there < self.at_once:
-            self._begin(_do_nothing)
+            self._begin(introduce)
 
     @property
     def _there(self) -> int:
@@ -211,9 +216,9 @@ class RayWorkers(Remote):
         """Add a worker that has started. If it died instead, return a call that fails, so that none waits for ever."""
         import ray
 
-        actor = self._starting.pop(reference)
+        actor, machine = self._starting.pop(reference), None
         try:
-            ray.get(reference)
+            machine, _ = ray.get(reference)
         except ray.exceptions.RayTaskError:  # of a warm-up; the first call will raise it again, and be heard
             pass
         except ray.exceptions.RayError:
@@ -222,7 +227,10 @@ class RayWorkers(Remote):
             call = self._waiting.pop(0)
             call.error = WorkerDiedError(WORKER_DIED)
             return call
-        self._idle += [actor] * self._each
+        if machine is not None and is_stranger(self._plan, machine):
+            self._outside.append(actor)
+        else:
+            self._idle += [actor] * self._each
         return None
 
     def serve_singly(self) -> None:
@@ -239,9 +247,10 @@ class RayWorkers(Remote):
         """Kill the workers, whatever they are doing."""
         import ray
 
-        for actor in [*self._starting.values(), *self._idle, *(actor for _, actor in self._busy.values())]:
+        busy = [actor for _, actor in self._busy.values()]
+        for actor in [*self._starting.values(), *self._idle, *self._outside, *busy]:
             ray.kill(actor)
-        self._waiting, self._starting, self._idle, self._busy = [], {}, [], {}
+        self._waiting, self._starting, self._idle, self._outside, self._busy = [], {}, [], [], {}
 
 
 class WorkerDiedError(Exception):
@@ -269,8 +278,31 @@ class _Worker:
         return function(*arguments), device_works()
 
 
-def _do_nothing() -> None:
-    """Return, which shows that the worker has started."""
+Machine = tuple[str, dict[str, str]]  # its address, and the versions that it has
+
+
+def introduce() -> Machine:
+    """Return the machine of this worker of Ray, which shows that it has started."""
+    import ray
+
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address, find_versions()
+
+
+def is_stranger(plan: Plan, machine: Machine) -> bool:
+    """Tell whether a machine gets no trials, because it has joined Ray with other versions than this one's.
+
+    Whatever has begun there should stay, idle, until the search ends: Ray would give the place to the next one.
+    """
+    address, versions = machine
+    if plan.config.hyperopt.ray_address is None:
+        return False
+    if address not in plan.room.strangers:
+        if (wrong := describe_differences({address: versions})) is None:
+            return False
+        plan.room.strangers.add(address)
+        log.warning("%s has joined and gets no trials: %s", address, wrong)
+    return True
 
 
 def _warm_up(config: Config) -> None:

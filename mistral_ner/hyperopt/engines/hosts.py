@@ -6,7 +6,6 @@ worker only asks the host for the trial's next report, and tells it whether the 
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -17,18 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner.hyperopt.cluster.road import Road, work_in
-from mistral_ner.hyperopt.cluster.workers import device_works, worker_class
-from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT, describe_error, log_failure, run_trial
+from mistral_ner.hyperopt.cluster.workers import Machine, device_works, introduce, worker_class
+from mistral_ner.hyperopt.engines.trial import (
+    FAILURE,
+    REPORT,
+    STRANGER,
+    describe_error,
+    find_stranger,
+    log_failure,
+    run_trial,
+)
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import write_trial_log
 
-RELAY_CPUS = 0.01  # of a worker that relays reports
+RELAY_CPUS = 0.001  # of a worker that relays reports
+_OF_PASS = 0.9  # of a pass's CPUs for its host: Ray may put relays on any machine, and each must have room for a host
 _ENDED = "ended"
-_PATIENCE = 60.0  # seconds for a host that Ray starts again
+_PATIENCE = 60.0  # seconds for a host that does not answer
 
 
 class Hosts:
-    """The hosts of a search, started at once; Ray starts one again that died.
+    """The hosts of a search: started when trials come, as many as the search has passes; one that died is replaced.
 
     Args:
         plan: the search.
@@ -36,36 +44,50 @@ class Hosts:
     """
 
     def __init__(self, plan: Plan, resources: dict[str, float]) -> None:
-        together = plan.config.hyperopt.trials_per_pass
-        cpus = max(0.0, resources["cpu"] - RELAY_CPUS * together)
-        options = {"num_cpus": cpus, "num_gpus": resources["gpu"], "max_restarts": -1}
+        self._plan = plan
+        options = {"num_cpus": _OF_PASS * resources["cpu"], "num_gpus": resources["gpu"]}
         # a thread for each trial that asks for its report, and for one that ends another's remains
-        actor = worker_class({**options, "max_concurrency": 2 * together}, _Host)
-        self._actors = {
-            name: actor.options(name=name).remote()
-            for name in (f"host-{uuid.uuid4().hex[:12]}" for _ in range(plan.passes))
-        }
+        self._class = worker_class({**options, "max_concurrency": 2 * plan.config.hyperopt.trials_per_pass}, _Host)
+        self._actors: dict[str, Any] = {}  # by name
+        self._outside: list[Any] = []  # of machines that get no trials: each keeps its place taken
         self._of: dict[int, str] = {}  # the host of each trial
 
     def choose(self, number: int, running: Iterable[int]) -> str:
-        """Return the name of the host with the fewest of the trials that run, and remember it for trial ``number``."""
+        """Return the name of an idle or a new host for a trial, else of the one with the fewest of those that run."""
         busy = Counter(self._of[one] for one in running if one in self._of)
-        self._of[number] = min(self._actors, key=lambda name: busy[name])
-        return self._of[number]
+        chosen = min(self._actors, key=lambda name: busy[name], default="")
+        if (not chosen or busy[chosen]) and len(self._actors) < self._plan.passes:
+            chosen = f"host-{uuid.uuid4().hex[:12]}"
+            self._actors[chosen] = self._class.options(name=chosen).remote()
+        self._of[number] = chosen
+        return chosen
+
+    def keep_out(self, number: int) -> None:
+        """Give no trials to a trial's host any more, and leave it where it is."""
+        if (actor := self._actors.pop(self._of[number], None)) is not None:
+            self._outside.append(actor)
 
     def clear(self, number: int, folder: Path) -> None:
-        """End what is left of a trial whose Tune worker died, so that it can run again."""
+        """End what is left of a trial whose Tune worker or host died, so that it can run again."""
         import ray
 
-        if (name := self._of.get(number)) is not None:
-            with contextlib.suppress(ray.exceptions.RayError):
+        name, until = self._of.get(number, ""), time.monotonic() + _PATIENCE
+        while name in self._actors:
+            try:
                 ray.get(self._actors[name].clear.remote(str(folder)), timeout=_PATIENCE)
+                return
+            except ray.exceptions.ActorUnavailableError:  # it may be dying
+                if time.monotonic() > until:
+                    return
+                time.sleep(0.2)
+            except ray.exceptions.RayError:
+                ray.kill(self._actors.pop(name))
 
     def close(self) -> None:
         """End the hosts, whatever they are doing."""
         import ray
 
-        for actor in self._actors.values():
+        for actor in [*self._actors.values(), *self._outside]:
             ray.kill(actor)
 
 
@@ -75,8 +97,9 @@ class _Host:
     def __init__(self) -> None:
         self._trials: dict[str, _Trial] = {}  # by folder
 
-    def there(self) -> None:
-        """Return, which shows that the host has started."""
+    def introduce(self) -> Machine:
+        """Return the host's machine, which shows that it has started."""
+        return introduce()
 
     def begin(self, folder: str, road: Road | None = None) -> tuple[str, Any]:
         """Start a trial and return its first report, or how it ended."""
@@ -106,7 +129,7 @@ class _Host:
         if kind == FAILURE and not device_works():
             import ray
 
-            ray.actor.exit_actor()  # type: ignore[no-untyped-call]  # the others on this card fail alike; Ray starts another host
+            ray.actor.exit_actor()  # type: ignore[no-untyped-call]  # the others on this card fail alike; another host is started
         return kind, value
 
 
@@ -139,12 +162,17 @@ class _Trial:
 
 
 def relay_tune_trial(trial: dict[str, Any], road: Road | None = None) -> None:
-    """Run the trial in ``trial["folder"]``, which ``road`` leads to, in its host; report to Ray Tune."""
+    """Run the trial in ``trial["folder"]``, which ``road`` leads to, in its host; report to Ray Tune.
+
+    Where the host's machine has other versions than the driver, the trial does not begin.
+    """
     import ray
     from ray import tune
 
     host, folder, metric = ray.get_actor(trial["host"]), trial["folder"], trial["metric"]
-    _wait_for(host)
+    if (machine := find_stranger(trial, _wait_for(host))) is not None:
+        tune.report({STRANGER: machine})
+        return
     kind, value = _ask(host.begin.remote(folder, road))
     stop: SystemExit | None = None
     while kind == REPORT:
@@ -171,15 +199,15 @@ def _ask(reference: Any) -> tuple[str, Any]:
     return answer[0], answer[1]
 
 
-def _wait_for(host: Any) -> None:
-    """Wait for a host that Ray may be starting again."""
+def _wait_for(host: Any) -> Machine:
+    """Wait for a host to start; return its machine."""
     import ray
 
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            ray.get(host.there.remote())
-            return
+            machine: Machine = ray.get(host.introduce.remote())
+            return machine
         except ray.exceptions.ActorUnavailableError:
             if time.monotonic() > until:
                 raise

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mistral_ner import files
 from mistral_ner.config.schema import HyperoptConfig
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster import scratch
 from mistral_ner.hyperopt.cluster.jobs import JobWorkers, check_launcher, is_submitit
 from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.cluster.workers import Here, RayWorkers, Workers, actor_options, worker_class
 from mistral_ner.hyperopt.engines.slots import InLauncher, InProcess, InWorkers, Slots, ended_job
-from mistral_ner.hyperopt.engines.trial import Ended, Objective, StudyReporter, try_study_trial
+from mistral_ner.hyperopt.engines.trial import Ended, Objective, StudyReporter, try_study_trial, way_of_jobs
 from mistral_ner.hyperopt.results.finish import finish, record_interrupt
 from mistral_ner.hyperopt.results.summary import Summary
 from mistral_ner.hyperopt.spec.plan import Plan, trial_name
@@ -213,7 +213,7 @@ class _HydraJobs:
         with _ray_workers(self.plan, self._options) as workers:
             setup_globals()
             job, state, context = with_storage(self.plan, _run_job), Singleton.get_state(), self.launcher.hydra_context
-            task, folder = self.launcher.task_function, self.plan.folder
+            task = self.launcher.task_function
 
             def call(number: int) -> tuple[Any, ...]:
                 return (
@@ -222,8 +222,6 @@ class _HydraJobs:
                     self._config(number),
                     task,
                     state,
-                    folder,
-                    number,
                     _road(self.plan, workers, number),
                 )
 
@@ -283,26 +281,25 @@ class _HydraJobs:
         return config
 
 
-def _run_job(
-    context: Any, config: DictConfig, task: Any, state: Any, folder: Path, number: int, road: Road | None
-) -> Ended:
+def _run_job(context: Any, config: DictConfig, task: Any, state: Any, road: Road | None) -> Ended:
     """Run a Hydra job in a worker, as a launcher does: https://hydra.cc/docs/advanced/plugins/develop.
 
-    Where the machine does not see the study's folder, in which Hydra keeps the job's files, the trial runs without it.
+    Hydra keeps the job's own files in the study's folder, or in a temporary one where the machine does not see that.
     """
-    if road is not None and not road.leads_to_folder():
-        return try_study_trial(folder, number, road=road)
     setup_globals()
     Singleton.set_state(state)
-    return ended_job(
-        run_job(
-            hydra_context=context,
-            task_function=task,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
+    with way_of_jobs(road), ExitStack() as stack:
+        if road is not None and not road.leads_to_folder():
+            config.hydra.sweep.dir = str(stack.enter_context(scratch.lend(scratch.of_search(road.token) / "jobs")))
+        return ended_job(
+            run_job(
+                hydra_context=context,
+                task_function=task,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
         )
-    )
 
 
 # A storage URL may hold a password: jobs get it from the environment.

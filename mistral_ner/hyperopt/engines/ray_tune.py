@@ -22,10 +22,10 @@ from mistral_ner import files
 from mistral_ner.hyperopt.cluster.connect import join, lend_cluster
 from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.cluster.transport import Office, open_office
-from mistral_ner.hyperopt.cluster.workers import RayWorkers, actor_options
+from mistral_ner.hyperopt.cluster.workers import RayWorkers, actor_options, is_stranger
 from mistral_ner.hyperopt.engines.hosts import RELAY_CPUS, Hosts, relay_tune_trial
 from mistral_ner.hyperopt.engines.scheduler import DriverOnly, StudyScheduler
-from mistral_ner.hyperopt.engines.trial import Objective, run_tune_trial
+from mistral_ner.hyperopt.engines.trial import STRANGER, VERSIONS, Objective, run_tune_trial
 from mistral_ner.hyperopt.results.finish import finish, record_interrupt
 from mistral_ner.hyperopt.results.summary import Summary
 from mistral_ner.hyperopt.spec import capacity
@@ -34,6 +34,7 @@ from mistral_ner.hyperopt.study.event_log import EventLog
 from mistral_ner.hyperopt.study.opening import lead_study
 from mistral_ner.hyperopt.study.signals import catch_signals
 from mistral_ner.hyperopt.study.study import GO_ON, WORKER_DIED, Study
+from mistral_ner.versions import find_versions
 
 
 def run(plan: Plan, objective: Objective | None = None) -> Summary:
@@ -114,7 +115,7 @@ def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objec
         storage_path=plan.config.hyperopt.results_dir,
         search_alg=searcher,
         scheduler=searcher.scheduler,
-        stop=_BudgetIsSpent(searcher.study),
+        stop=_IsOver(searcher),
         num_samples=-1,  # the searcher says when it has no more
         reuse_actors=True,
         trial_dirname_creator=_only_folder,
@@ -161,6 +162,8 @@ class StudySearcher(DriverOnly, Searcher):
         self.scheduler = StudyScheduler(study, watch)
         self.rule = self.scheduler.rule
         self.numbers: dict[str, int] = {}  # Ray's id of a running trial to the study's number
+        self.over = False  # no trial is left; those of Ray that have not begun hold machines with other versions
+        self._elsewhere: list[int] = []  # trials that must begin on another machine
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while there is nothing to start, FINISHED when all is done."""
@@ -177,7 +180,8 @@ class StudySearcher(DriverOnly, Searcher):
             if self.workers is not None:  # no trial will want the slot: one that pauses leaves its own to the next
                 self.workers.warm_up(self.study.plan.at_once - len(self.numbers))
             # a running trial may be tried again, or let a paused one continue
-            return None if self.numbers else Searcher.FINISHED
+            self.over = not self.numbers
+            return Searcher.FINISHED if self.over else None
         plan = self.study.plan
         found: dict[str, Any] = {
             "number": number,
@@ -186,6 +190,7 @@ class StudySearcher(DriverOnly, Searcher):
         }
         if self.office is not None:
             found["road"] = astuple(self.office.issue(plan.folder / trial_name(number)))
+            found[VERSIONS] = find_versions()
         if self.hosts is not None:
             found["host"] = self.hosts.choose(number, self.numbers.values())
         self.numbers[trial_id] = number
@@ -193,6 +198,8 @@ class StudySearcher(DriverOnly, Searcher):
 
     def _next(self) -> int | None:
         """Return the trial to start: one that waits at a rung, one that was cut off, or a new one."""
+        if self._elsewhere:
+            return self._elsewhere.pop(0)
         while True:
             if (number := self._promotable()) is not None:
                 if self._wakes(number):
@@ -245,6 +252,14 @@ class StudySearcher(DriverOnly, Searcher):
             self._end(number, stopped=True)
         return False
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Give a trial to another machine that has not begun where it is; what Ray takes for it stays there."""
+        if STRANGER in result and is_stranger(self.study.plan, result[STRANGER]) and trial_id in self.numbers:
+            number = self.numbers.pop(trial_id)
+            self._elsewhere.append(number)
+            if self.hosts is not None:
+                self.hosts.keep_out(number)
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study that a trial is over, unless it only pauses."""
         number = self.numbers.pop(trial_id, None)
@@ -274,15 +289,15 @@ class StudySearcher(DriverOnly, Searcher):
         """Nothing to restore: the study is on disk."""
 
 
-class _BudgetIsSpent(DriverOnly, Stopper):
-    """Ends the search once a budget is spent; what the running trials have reported is on disk."""
+class _IsOver(DriverOnly, Stopper):
+    """Ends the search once a budget is spent or no trial is left; what running trials have reported is on disk."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, searcher: StudySearcher) -> None:
+        self.searcher = searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        """Whether some budget is spent."""
-        return self.study.spent is not None
+        """Whether it is over."""
+        return self.searcher.over or self.searcher.study.spent is not None

@@ -6,12 +6,14 @@ The config comes from the trial's folder, where the study wrote it, so that a va
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,18 @@ from omegaconf import DictConfig
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
 from mistral_ner.hyperopt.cluster.road import Road, Workplace, work_in
-from mistral_ner.hyperopt.cluster.workers import device_works, keep_to_share
+from mistral_ner.hyperopt.cluster.workers import Machine, device_works, introduce, keep_to_share
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
 from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.opening import open_trial
 from mistral_ner.hyperopt.study.study import STARTED
+from mistral_ner.versions import describe_differences
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
 FAILURE = "failure"  # the key in a Ray result that says what broke the trial
+STRANGER = "stranger"  # the key in a Ray result that names the machine on which a trial did not begin
+VERSIONS = "versions"  # the key in a Ray Tune config with the driver's versions, where machines may have others
 
 # What a search calls for each trial; mistral_ner.train.fit by default.
 Objective = Callable[[Config, Callable[[int, dict[str, float]], bool | None]], Any]
@@ -48,10 +53,13 @@ def run_tune_trial(trial: dict[str, Any], objective: Objective | None = None, ro
     """Run the trial in ``trial["folder"]``, which ``road`` leads to, and report each evaluation to Ray Tune.
 
     An exception is reported, not raised, so that the worker serves the next trial, unless the trial has broken its
-    GPU.
+    GPU. On a machine with other versions the trial does not begin, and holds the machine until the search ends.
     """
     from ray import tune  # late: other trials need no Ray
 
+    while (machine := find_stranger(trial)) is not None:
+        tune.report({STRANGER: machine})  # ends this thread once the search is over
+        time.sleep(_IDLE)
     reporter = _TuneReporter(trial["metric"])
     try:
         with work_in(Path(trial["folder"]), road) as place, write_trial_log(place.folder), log_failure():
@@ -63,6 +71,17 @@ def run_tune_trial(trial: dict[str, Any], objective: Objective | None = None, ro
         return
     if reporter.stop is not None:
         raise reporter.stop
+
+
+_IDLE = 1.0  # seconds between reports of a trial that has not begun
+
+
+def find_stranger(trial: dict[str, Any], machine: Machine | None = None) -> Machine | None:
+    """Return the machine of this process, or a given one, if its versions are not those of the trial's driver."""
+    if VERSIONS not in trial:
+        return None
+    address, versions = machine or introduce()
+    return (address, versions) if describe_differences({address: versions}, trial[VERSIONS]) is not None else None
 
 
 @contextmanager
@@ -96,7 +115,25 @@ def run_study_trial(
 def run_job(cfg: DictConfig, objective: Objective | None = None) -> Ended:
     """Run the trial that a Hydra job is for: ``cfg`` says the study and the trial's number, nothing else counts."""
     study_folder = files.expand(Path(cfg.hyperopt.results_dir, cfg.hyperopt.study_name)).absolute()
-    return try_study_trial(study_folder, int(cfg.hyperopt.trial), objective)
+    road = None
+    if (way := os.environ.get(_WAY)) is not None:
+        road = Road(*json.loads(way))
+        study_folder = Path(road.study)
+    return try_study_trial(study_folder, int(cfg.hyperopt.trial), objective, road)
+
+
+_WAY = "MISTRAL_NER_ROAD"  # the variable with a Hydra job's road: Hydra calls a task with its config alone
+
+
+@contextmanager
+def way_of_jobs(road: Road | None) -> Iterator[None]:
+    """Let the Hydra job of this process take a road to the study; None: it sees the study's folder."""
+    if road is not None:
+        os.environ[_WAY] = json.dumps(astuple(road))
+    try:
+        yield
+    finally:
+        os.environ.pop(_WAY, None)
 
 
 def try_study_trial(

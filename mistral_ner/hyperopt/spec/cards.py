@@ -74,6 +74,8 @@ def find_card_faults(config: Config) -> list[Fault]:
     """Return what stands against the GPUs that a trial is to have."""
     key, gpu = "hyperopt.resources_per_trial.gpu", config.hyperopt.resources_per_trial.gpu
     processes, local = config.training.processes, config.hyperopt.ray_address is None
+    if config.model.device_map is not None:
+        return _find_spread_faults(gpu, capacity.gpus() if local else None)
     if gpu is not None and gpu > 1 and gpu != int(gpu):
         rule = f"above 1 it must be a whole number, since each process of a trial has a GPU, found {gpu:g}"
         return [Fault(key, rule, f"{key}={int(gpu)}")]
@@ -86,4 +88,19 @@ def find_card_faults(config: Config) -> list[Fault]:
     if processes is not None and processes > max(1, gpu or 1) and (gpu or (gpu is None and local and capacity.gpus())):
         rule = f"each process of a trial has a GPU; training.processes={processes} needs as many, found {gpu or 1:g}"
         return [Fault(key, rule, f"{key}={processes}")]
+    return []
+
+
+def _find_spread_faults(gpu: float | None, found: int | None) -> list[Fault]:
+    """Return the faults of trials whose model is spread over ``gpu`` GPUs each; ``found`` are there, None: unknown."""
+    key, fix = "hyperopt.resources_per_trial.gpu", "hyperopt.resources_per_trial.gpu=2"
+    if found == 0:
+        rule = "auto spreads a model over GPUs, and this machine has none that torch can use"
+        return [Fault("model.device_map", rule, "model.device_map=null")]
+    if gpu is None or gpu < 1 or gpu != int(gpu):
+        rule = "with model.device_map=auto it must say over how many whole GPUs a trial's model is spread, found "
+        return [Fault(key, f"{rule}{'null' if gpu is None else f'{gpu:g}'}", f"{fix}, or model.device_map=null")]
+    if found is not None and gpu > found:
+        rule = f"a trial of {gpu:g} GPUs does not fit this machine, which has {found}"
+        return [Fault(key, rule, f"{key}={found}")]
     return []

@@ -117,9 +117,6 @@ def _budget_faults(config: Config) -> list[Fault]:
         rule = f"{trials} trials of {cpu:g} CPUs do not fit this machine's {most}"
         fix = f"hyperopt.max_concurrent={int(most // cpu)}, or " if cpu <= most else ""
         faults.append(Fault("hyperopt.max_concurrent", rule, f"{fix}hyperopt.resources_per_trial.cpu=null"))
-    if hyperopt.max_concurrent is None and hyperopt.ray_address is not None and hyperopt.trials_per_pass > 1:
-        rule = "must be set with ray_address and trials_per_pass: the workers of passes do not grow with the cluster"
-        faults.append(Fault("hyperopt.max_concurrent", rule, "hyperopt.max_concurrent=8"))
     return faults
 
 

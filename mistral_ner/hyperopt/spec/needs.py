@@ -68,9 +68,10 @@ def _small_weights(model: ModelConfig) -> int | None:
 
 def _hold(memory: MemoryPlan, plan: Plan) -> str:
     """Hold a trial's plan against the memory that is free on the card, or all that the machine has for its trials."""
-    from mistral_ner.model.memory.plan import format_size, free_on_card, memory_of_machine
+    from mistral_ner.model.memory.plan import count_cards, format_size, free_on_card, memory_of_machine
 
-    free, (name, room) = free_on_card(), memory_of_machine()
+    cards = count_cards(plan.config)
+    free, (name, room) = free_on_card(cards), memory_of_machine(cards)
     hyperopt = plan.config.hyperopt
     share = hyperopt.resources_per_trial.gpu or 1
     workers = max(1, int(1 / share)) if free is not None else plan.passes

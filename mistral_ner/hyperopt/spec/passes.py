@@ -38,9 +38,14 @@ def _rules(config: Config) -> list[tuple[str, str]]:
         # LLM.int8 keeps the columns with large inputs in 16 bits (https://arxiv.org/abs/2208.07339)
         rule = "8-bit products depend on all rows of a pass, so that trials would change each other's numbers"
         found.append((rule, "model.quantization=4bit"))
+    if model.device_map is not None:
+        found.append(
+            ("trials of a pass share one GPU, and model.device_map spreads over several", "model.device_map=null")
+        )
     if model.frozen_prefix:
         found.append(("trials of a pass compute the frozen layers together", "model.frozen_prefix=null"))
-    if (config.training.processes or 1) > 1 or (config.hyperopt.resources_per_trial.gpu or 0) > 1:
+    gpus = config.hyperopt.resources_per_trial.gpu or 0
+    if (config.training.processes or 1) > 1 or (gpus > 1 and model.device_map is None):
         found.append(
             (
                 "trials of a pass share one process, and these have several each",

@@ -39,9 +39,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Room:
-    """How many trials a cluster has room for: known once it is joined."""
+    """What a cluster has for the trials: known once it is joined."""
 
-    count: Callable[[], int] = lambda: 1
+    count: Callable[[], int] = lambda: 1  # how many workers there is room for
+    strangers: set[str] = field(default_factory=set)  # addresses of machines that get no trials
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,10 @@ class Plan:
     @property
     def at_once(self) -> int:
         """How many trials run at once; where the plan grows, as many as the cluster has room for now."""
-        return min(self.room.count(), self.config.hyperopt.num_trials) if self.grows else _at_once(self.config)
+        if not self.grows:
+            return _at_once(self.config)
+        hyperopt = self.config.hyperopt
+        return min(self.room.count() * hyperopt.trials_per_pass, hyperopt.num_trials)
 
     @property
     def grows(self) -> bool:
@@ -250,7 +254,8 @@ def _settle(config: Config) -> Config:
         config.hyperopt.max_concurrent = fit
     if config.training.threads is None:
         config.training.threads = max(1, int(cpus_per_trial(config)))
-    if (gpu := config.hyperopt.resources_per_trial.gpu) is not None and gpu > 1:
+    gpu = config.hyperopt.resources_per_trial.gpu
+    if gpu is not None and gpu > 1 and config.model.device_map is None:
         config.training.processes = int(gpu)
     if config.hyperopt.asha_grace_period is None and uses_asha(config):
         config.hyperopt.asha_grace_period = first_rung(config)

@@ -81,7 +81,8 @@ def plan_memory(config: Config, labels: int, vocab_size: int, length: int, on_gp
         activations = tokens * _a_token(network, config, formats, labels, length)
         if formats.products < 4 and not model.gradient_checkpointing:
             activations += formats.products * numbers  # autocast's copies of the trained weights
-    buffers = tokens * _of_gradients(network) + _unpacked(network, formats) + (_CUDA if on_gpu else 0)
+    buffers = tokens * _of_gradients(network) + _unpacked(network, formats)
+    buffers += _CUDA * count_cards(config) if on_gpu else 0
     return MemoryPlan(_weights(network, model, formats), _TRAINED * numbers, activations, buffers, numbers)
 
 
@@ -154,26 +155,40 @@ def _unpacked(network: Network, formats: Formats) -> float:
     return float(formats.products * max(inputs * outputs for inputs, outputs in network.linear.values()))
 
 
-def memory_of_machine() -> tuple[str, float]:
-    """Return what a training of this process has at most: the name and the bytes of the GPU's memory, or the RAM."""
+def count_cards(config: Config) -> int:
+    """Return how many GPUs hold a training's model: one, unless ``model.device_map`` spreads it."""
+    if config.model.device_map is None:
+        return 1
+    return int(config.hyperopt.resources_per_trial.gpu or max(1, torch.cuda.device_count()))
+
+
+def _cards(count: int) -> range:
+    return range(min(count, torch.cuda.device_count()))
+
+
+def memory_of_machine(cards: int = 1) -> tuple[str, float]:
+    """Return what a training of this process has at most: the name and the bytes of its GPUs' memory, or the RAM."""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name(), float(torch.cuda.get_device_properties(0).total_memory)
+        total = sum(torch.cuda.get_device_properties(card).total_memory for card in _cards(cards))
+        return f"{f'{cards} times ' if cards > 1 else ''}{torch.cuda.get_device_name()}", float(total)
     return "this machine", float(psutil.virtual_memory().total)
 
 
-def room_of_process() -> float:
-    """Return the bytes that a training of this process may use now: what is free of its GPU and what it holds itself.
+def room_of_process(cards: int = 1) -> float:
+    """Return the bytes that a training of this process may use now: what is free of its GPUs and what it holds itself.
 
     On a CPU it is what the machine has available.
     """
     if not torch.cuda.is_available():
         return float(psutil.virtual_memory().available)
-    return float(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+    return float(sum(torch.cuda.mem_get_info(card)[0] + torch.cuda.memory_reserved(card) for card in _cards(cards)))
 
 
-def free_on_card() -> float | None:
-    """Return the bytes that are free on this process's GPU now; None without one."""
-    return float(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+def free_on_card(cards: int = 1) -> float | None:
+    """Return the bytes that are free on this process's GPUs now; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return float(sum(torch.cuda.mem_get_info(card)[0] for card in _cards(cards)))
 
 
 def format_size(size: float) -> str:
