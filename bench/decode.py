@@ -5,9 +5,9 @@
 Trains the default recipe of bench/recipe.py on one thread, and keeps the adapter of each report. Every F1 is computed
 twice from the same scores of the words: by the best tag of each word, and by the best sequence in which IOB2 holds.
 
-- results/decode.csv: dev and test of the adapters "best" (that of the best report, which a training keeps), "iob2's best"
-  (the one that it would keep if reports were decoded so), "mean 2" and "mean 3" (the means of the weights of the last two
-  and three reports).
+- results/decode.csv: dev and test of the adapters "best" (that of the best report, which a training keeps),
+  "iob2's best" (the one that it would keep if reports were decoded so), "mean 2" and "mean 3" (the means of the weights
+  of the last two and three reports).
 - results/decode_reports.csv: dev at each report.
 
 Rows that are there are not made again. ``--print`` only prints the table for README.md.
@@ -121,15 +121,14 @@ def both_ways(model: Any, encoded: Encoded, splits: Sequence[str], pad_id: int) 
 
 
 def print_tables() -> None:
-    """Print what README.md shows."""
+    """Print every row with what iob2 gains on it, and what the adapter gains over the best report's."""
     rows = read_rows(TABLE)
+    best = {(row["set"], row["seed"]): row for row in rows if row["adapter"] == "best"}
     for row in rows:
-        values = {name: float(row[name]) for name in COLUMNS[3:]}
-        best = next(one for one in rows if (one["set"], one["seed"], one["adapter"]) == (row["set"], row["seed"], "best"))
-        shown = " | ".join(f"{values[name]:.3f}" for name in COLUMNS[3:])
-        gains = [values[f"{split}_iob2"] - values[f"{split}_argmax"] for split in ("dev", "test")]
-        gains += [values[f"{split}_argmax"] - float(best[f"{split}_argmax"]) for split in ("dev", "test")]
-        print(f"| {row['set']}, {row['seed']}, {row['adapter']} | {shown} |", *(f"{gain:+.3f}" for gain in gains))
+        of, over = row, best[row["set"], row["seed"]]
+        gains = [float(of[f"{split}_iob2"]) - float(of[f"{split}_argmax"]) for split in ("dev", "test")]
+        gains += [float(of[name]) - float(over[name]) for name in COLUMNS[3:]]
+        print("| " + " | ".join(row.values()) + " |", *(f"{gain:+.4f}" for gain in gains))
     for row in read_rows(REPORTS):
         print(*row.values())
 

@@ -30,10 +30,11 @@ from mistral_ner.training.evaluate import DONE, Forward
 class Tagger:
     """A trained model with its tokenizer and labels.
 
-    It tags as training scores: the same windows in the same batches and number format, so that the sentences of a split
-    in their order get the very tags that were scored, decoded as ``model.decoding`` says. They are read strictly as
-    IOB2: an I- that continues nothing is not an entity. A text of more than ``max_length`` subwords is tagged in overlapping windows: each tags the words in
-    its middle and sees those around them. A word of more subwords than a window is tagged by its first ones.
+    It tags as training scores: the same windows in the same batches and number format, decoded as ``model.decoding``
+    says, so that the sentences of a split in their order get the very tags that were scored. Tags are read strictly as
+    IOB2: an I- that continues nothing is not an entity. A text of more than ``max_length`` subwords is tagged in
+    overlapping windows: each tags the words in its middle and sees those around them. A word of more subwords than a
+    window is tagged by its first ones.
 
     Attributes:
         context_sentences: the neighbours that a sentence had on each side in training, for :func:`stream`. The other

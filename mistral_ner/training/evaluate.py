@@ -187,7 +187,8 @@ class Evaluation:
         """Return the tag id that the model, in eval mode, gives to every word, shape (words,)."""
         windows = Forward(pad_id, self.batch_tokens, self.precision).word_logits(model, self.rows, loss)
         tags = [
-            decode(logits, lengths, self.labels, self.decoding) for logits, lengths in _in_sentences(windows, self.lengths)
+            decode(logits, lengths, self.labels, self.decoding)
+            for logits, lengths in _in_sentences(windows, self.lengths)
         ]
         return np.concatenate([np.empty(0, dtype=np.int64), *tags])
 

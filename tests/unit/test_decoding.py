@@ -26,7 +26,13 @@ def keeps_to_iob2(tags: Sequence[int], labels: Sequence[str]) -> bool:
 
 @pytest.mark.parametrize(
     "labels",
-    [LABELS, ["O", "B-X", "I-X"], ["I-PER", "B-PER", "O", "B-LOC"], ["O", "B-a", "I-a", "I-b"], ["O", "B-a-b", "I-a-b"]],
+    [
+        LABELS,
+        ["O", "B-X", "I-X"],
+        ["I-PER", "B-PER", "O", "B-LOC"],
+        ["O", "B-a", "I-a", "I-b"],
+        ["O", "B-a-b", "I-a-b"],
+    ],
     ids=["two types", "one", "in another order", "an I- without a B-", "a hyphen"],
 )
 def test_it_is_the_best_of_all_sequences_that_keep_to_iob2(labels: list[str]) -> None:
