@@ -8,7 +8,7 @@ twice from the same scores of the words: by the best tag of each word, and by th
 - results/decode.csv: dev and test of the adapters "best" (that of the best report, which a training keeps),
   "iob2's best" (the one that it would keep if reports were decoded so), "mean 2" and "mean 3" (the means of the weights
   of the last two and three reports).
-- results/decode_reports.csv: dev at each report.
+- results/decode_reports.csv: dev at each report, with the seconds that its scores took, and decoding them each way.
 
 Rows that are there are not made again. ``--print`` only prints the table for README.md.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from mistral_ner.training.prepare import prepare
 HERE = Path(__file__).parent
 TABLE, REPORTS = HERE / "results/decode.csv", HERE / "results/decode_reports.csv"
 COLUMNS = ("set", "seed", "adapter", "dev_argmax", "dev_iob2", "test_argmax", "test_iob2")
+OF_REPORTS = ("set", "seed", "report", "dev_argmax", "dev_iob2", "seconds_scores", "seconds_argmax", "seconds_iob2")
 MEANS = (2, 3)  # reports
 
 
@@ -71,7 +73,7 @@ def measure(name: str, read: dict[str, Any], seed: int) -> None:
         fit(config, keep)
         for kind, values, report in score_all(config, prepare(config)[1], folder):
             if report:
-                append_row(REPORTS, ("set", "seed", "report", "dev_argmax", "dev_iob2"), [name, seed, report, *values])
+                append_row(REPORTS, OF_REPORTS, [name, seed, report, *values])
             else:
                 append_row(TABLE, COLUMNS, [name, seed, kind, *values])
 
@@ -89,7 +91,9 @@ def score_all(config: Any, encoded: Encoded, folder: Path) -> list[tuple[str, li
         found.append(("best", both_ways(trained.model, encoded, ("dev", "test"), pad_id), 0))
         for report in range(1, count + 1):
             load_adapter(trained.model, folder / str(report))  # type: ignore[arg-type]
-            found.append(("", both_ways(trained.model, encoded, ("dev",), pad_id), report))
+            times: list[float] = []
+            scores = both_ways(trained.model, encoded, ("dev",), pad_id, times)
+            found.append(("", [*scores, *times], report))
         by_iob2 = max((values[1], -report) for _, values, report in found if report)[1]
         for name, place in [("iob2's best", str(-by_iob2)), *((f"mean {most}", f"mean {most}") for most in MEANS)]:
             load_adapter(trained.model, folder / place)  # type: ignore[arg-type]
@@ -107,15 +111,21 @@ def average(adapters: Sequence[Path], folder: Path) -> None:
     save_file({name: mean[name].to(states[0][name].dtype) for name in mean}, folder / "adapter_model.safetensors")
 
 
-def both_ways(model: Any, encoded: Encoded, splits: Sequence[str], pad_id: int) -> list[float]:
-    """Return F1 by word and by IOB2's rules, of each split."""
-    found = []
+def both_ways(
+    model: Any, encoded: Encoded, splits: Sequence[str], pad_id: int, times: list[float] | None = None
+) -> list[float]:
+    """Return F1 by word and by IOB2's rules, of each split; ``times`` gets the seconds of scores and decodings."""
+    found, times = [], times if times is not None else []
     for split in splits:
         evaluation = Evaluation.of(encoded, split, 2048)
         forward = Forward(pad_id, evaluation.batch_tokens)
+        begun = time.process_time()
         logits = np.concatenate(list(forward.word_logits(model, evaluation.rows)))
+        times.append(time.process_time() - begun)
         for decoding in ("argmax", "iob2"):
+            begun = time.process_time()
             tags = decode(logits, evaluation.lengths, evaluation.labels, decoding)
+            times.append(time.process_time() - begun)
             found.append(evaluation.score(tags)["f1"])
     return found
 
