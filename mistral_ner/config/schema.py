@@ -58,7 +58,7 @@ class ModelConfig:
     frozen_prefix: bool | None = None  # keep the activations below them on disk; null: if it pays
     use_rslora: bool = False  # scale by alpha / sqrt(r), https://arxiv.org/abs/2312.03732
     # how scores become tags: argmax of each word, or the best sequence in which IOB2 holds (mistral_ner/decoding.py)
-    decoding: str = _value("argmax", choices=("argmax", "iob2"))
+    decoding: str = _value("iob2", choices=("argmax", "iob2"))
 
 
 # what may differ between trials that go through the base model together
