@@ -216,7 +216,7 @@ SPACE = {"lora_r": {"type": "choice", "choices": [4, 8]}}
 
 @pytest.mark.parametrize("strategy", ["combined", "optuna"])
 def test_what_an_earlier_version_saved_is_decoded_as_it_was(strategy: str, tmp_path: Path) -> None:
-    """Its config lacks model.decoding, and what it trained was scored word by word; parts of a config get the default."""
+    """Its config lacks model.decoding, and what it trained was scored word by word; parts get the default."""
     from mistral_ner.model.stored import read_config
 
     saved = yaml.safe_load((Path(__file__).parents[1] / f"old_studies/{strategy}/config.yaml").read_text())
