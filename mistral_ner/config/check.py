@@ -48,13 +48,28 @@ def read(cfg: DictConfig | Mapping[str, Any] | Config, typed: bool = False) -> t
     except OmegaConfBaseException as error:
         key = str(getattr(error, "full_key", "") or "config")
         return None, [Fault(key, str(error).splitlines()[0], f"{key}=VALUE, or mend the ${{...}} there")]
-    config = build(Config, container, "", faults)
+    config = build(Config, _as_it_was(container), "", faults)
     if config is not None:
         faults += name_mirror(config.hyperopt)
         faults += _cross_key_faults(config)
         faults += find_data_faults(config.data) if typed else []
         absolute_paths(config)
     return config, faults
+
+
+def _as_it_was(container: Any) -> Any:
+    """Return a config that an earlier version saved with what that version did in the place of keys that came since.
+
+    It holds the whole group ``model`` of its time, where a person's own parts hold what they change.
+    """
+    model = container.get("model") if isinstance(container, Mapping) else None
+    if isinstance(model, Mapping) and model.keys() >= _ALWAYS_SAVED and "decoding" not in model:
+        return {**container, "model": {**model, "decoding": "argmax"}}
+    return container
+
+
+# keys of model that every version saved
+_ALWAYS_SAVED = {"model_name", "random_init", "dtype", "quantization", "lora_r", "lora_alpha", "lora_target_modules"}
 
 
 def _plain(values: Any) -> Any:

@@ -58,10 +58,15 @@ class ModelConfig:
     lora_layers: str = "all"  # or top:N, the N layers next to the head
     frozen_prefix: bool | None = None  # keep the activations below them on disk; null: if it pays
     use_rslora: bool = False  # scale by alpha / sqrt(r), https://arxiv.org/abs/2312.03732
+    # how scores become tags: argmax of each word, or the best sequence in which IOB2 holds (mistral_ner/decoding.py)
+    decoding: str = _value("iob2", choices=("argmax", "iob2"))
 
 
 # what may differ between trials that go through the base model together
-OF_A_TRIAL = ("lora_r", "lora_alpha", "lora_alpha_ratio", "lora_dropout", "lora_target_modules", "use_rslora")
+OF_A_TRIAL = (
+    *("lora_r", "lora_alpha", "lora_alpha_ratio", "lora_dropout", "lora_target_modules", "use_rslora"),
+    "decoding",
+)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from mistral_ner.data.context import InContext
 from mistral_ner.data.rows import Row
 from mistral_ner.data.windows import Window, WordTokenizer
 from mistral_ner.data.words import split
+from mistral_ner.decoding import decode
 from mistral_ner.errors import UserError
 from mistral_ner.metrics import entity_spans, entity_types
 from mistral_ner.model.cpu.attention import quick_attention
@@ -29,10 +30,11 @@ from mistral_ner.training.evaluate import DONE, Forward
 class Tagger:
     """A trained model with its tokenizer and labels.
 
-    It tags as training scores: the same windows in the same batches and number format, so that the sentences of a split
-    in their order get the very tags that were scored. Tags are read strictly as IOB2: an I- that continues nothing is
-    not an entity. A text of more than ``max_length`` subwords is tagged in overlapping windows: each tags the words in
-    its middle and sees those around them. A word of more subwords than a window is tagged by its first ones.
+    It tags as training scores: the same windows in the same batches and number format, decoded as ``model.decoding``
+    says, so that the sentences of a split in their order get the very tags that were scored. Tags are read strictly as
+    IOB2: an I- that continues nothing is not an entity. A text of more than ``max_length`` subwords is tagged in
+    overlapping windows: each tags the words in its middle and sees those around them. A word of more subwords than a
+    window is tagged by its first ones.
 
     Attributes:
         context_sentences: the neighbours that a sentence had on each side in training, for :func:`stream`. The other
@@ -142,10 +144,11 @@ class Tagger:
         """Return the entities of a sentence from the logits of its windows."""
         if not logits or not all(map(len, logits)):
             return []
-        tags = np.concatenate([of_window.argmax(-1) for of_window in logits])
+        of_words = np.concatenate(logits)
+        tags = decode(of_words, [len(words)], self.labels, self.config.model.decoding)
         if (tags == self._outside).all():
             return []
-        scores = np.concatenate([_softmax(of_window).max(-1) for of_window in logits]).astype(np.float64)
+        scores = np.take_along_axis(_softmax(of_words), tags[:, None], axis=1)[:, 0].astype(np.float64)
         types = entity_types(self.labels)
         return [
             Entity(types[kind], start, end, " ".join(words[start:end]), round(float(scores[start:end].mean()), 4))

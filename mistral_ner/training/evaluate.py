@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mistral_ner.config.schema import Config
+from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.data.encode import Encoded
 from mistral_ner.data.rows import Row
+from mistral_ner.decoding import decode
 from mistral_ner.metrics import IntArray, Score, entity_scores, sentence_counts
 from mistral_ner.model.cpu.attention import quick_attention
 from mistral_ner.model.cpu.merged import merged_weights
@@ -165,22 +166,60 @@ class Evaluation:
     labels: list[str]
     batch_tokens: int  # of a batch, padding included
     precision: str = "auto"
+    decoding: str = ModelConfig.decoding
 
     @classmethod
-    def of(cls, data: Encoded, split: str, batch_tokens: int, rows: Any = None, precision: str = "auto") -> Evaluation:
+    def of(
+        cls,
+        data: Encoded,
+        split: str,
+        batch_tokens: int,
+        rows: Any = None,
+        precision: str = "auto",
+        decoding: str = ModelConfig.decoding,
+    ) -> Evaluation:
         """Return the evaluation of a split of encoded data; ``rows`` replace its own."""
         gold, lengths = data.gold(split)
-        return cls(data.rows(split) if rows is None else rows, gold, lengths, data.labels, batch_tokens, precision)
+        rows = data.rows(split) if rows is None else rows
+        return cls(rows, gold, lengths, data.labels, batch_tokens, precision, decoding)
 
     def predict(self, model: Any, pad_id: int, loss: MeanLoss | None = None) -> IntArray:
         """Return the tag id that the model, in eval mode, gives to every word, shape (words,)."""
-        forward = Forward(pad_id, self.batch_tokens, self.precision)
-        tags = [logits.argmax(-1) for logits in forward.word_logits(model, self.rows, loss)]
+        windows = Forward(pad_id, self.batch_tokens, self.precision).word_logits(model, self.rows, loss)
+        tags = [
+            decode(logits, lengths, self.labels, self.decoding)
+            for logits, lengths in _in_sentences(windows, self.lengths)
+        ]
         return np.concatenate([np.empty(0, dtype=np.int64), *tags])
 
     def score(self, tags: IntArray) -> dict[str, float]:
         """Return the entity scores of predicted tags."""
         return entity_scores(self.gold, tags, self.lengths, self.labels)
+
+
+def _in_sentences(
+    windows: Iterable[npt.NDArray[np.float32]], lengths: IntArray
+) -> Iterator[tuple[npt.NDArray[np.float32], IntArray]]:
+    """Yield the logits of many whole sentences at a time, shape (words, labels), with the words of each.
+
+    Args:
+        windows: the logits of the words of each window, in order.
+        lengths: words of each sentence.
+    """
+    ends = np.cumsum(lengths)
+    kept: list[npt.NDArray[np.float32]] = []
+    words = since = first = 0  # words read; those that were yielded, and the sentence after them
+    for logits in windows:
+        kept.append(logits)
+        words += len(logits)
+        if words - since >= _DECODED and ends[(after := int(np.searchsorted(ends, words, "right"))) - 1] == words:
+            yield np.concatenate(kept), lengths[first:after]
+            kept, since, first = [], words, after
+    if kept:
+        yield np.concatenate(kept), lengths[first:]
+
+
+_DECODED = 50_000  # words whose logits are kept until they are decoded: a few megabytes
 
 
 def score(config: Config, folder: str | Path, split: str) -> Score | None:
@@ -194,7 +233,7 @@ def score(config: Config, folder: str | Path, split: str) -> Score | None:
     """
     _, data = prepare(config)
     training = config.training
-    evaluation = Evaluation.of(data, split, training.eval_batch_tokens)
+    evaluation = Evaluation.of(data, split, training.eval_batch_tokens, decoding=config.model.decoding)
     if len(evaluation.lengths) == 0:
         return None
     with (

@@ -213,7 +213,9 @@ def _train_on(
             model=model,
             args=_arguments(config, reporter.schedule, trackers),
             train_dataset=prefix.train if prefix else data.rows("train"),
-            evaluation=Evaluation.of(data, "dev", tokens, prefix.dev if prefix else None, config.training.precision),
+            evaluation=Evaluation.of(
+                data, "dev", tokens, prefix.dev if prefix else None, number_format, config.model.decoding
+            ),
             pad_id=pad_id,
             micro_batch=at_once,
             seat=seat,

@@ -72,6 +72,22 @@ def test_search_space_from_the_command_line(
     assert files_in(tmp_path) == set()
 
 
+@pytest.mark.parametrize("strategy", ["combined", "optuna"])
+def test_settings_to_try_first(tmp_path: Path, strategy: str) -> None:
+    """After the default and what is enqueued; what no trial can have is named."""
+    first = "+search_space.first=[{learning_rate: 5e-4, lora_r: 8}, {learning_rate: 1.0}, {lora_r: 32}, {lora_r: 4}]"
+    overrides = [first, "hyperopt.enqueue=[{lora_r: 16}]", "hyperopt.constraints=['lora_r <= 16']"]
+    done = launch(tmp_path, "-m", f"hyperopt={strategy}", *overrides, "hyperopt.dry_run=true")
+    assert done.returncode == 0, shown(done)
+    given = [line.partition("given: ")[2] for line in done.stdout.splitlines() if " is given: " in line]
+    assert given[0].startswith("learning_rate=0.001  lora_r=16"), shown(done)
+    assert given[1:] == ["lora_r=16", "learning_rate=0.0005  lora_r=8", "lora_r=4"], shown(done)
+    said = words(done.stdout + done.stderr)
+    assert "search_space.first[1] is left out: learning_rate=1.0 is not in loguniform(0.0002, 0.004)" in said
+    assert "search_space.first[2] is left out: every trial must meet lora_r <= 16" in said
+    assert files_in(tmp_path) == set()
+
+
 def test_an_unknown_parameter_names_the_nearest_real_key(tmp_path: Path) -> None:
     done = launch(tmp_path, "-m", "hyperopt=combined", "+search_space.learning_rat={type: uniform, low: 0, high: 1}")
     assert done.returncode == 1, shown(done)

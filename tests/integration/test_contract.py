@@ -28,12 +28,13 @@ pytestmark = pytest.mark.usefixtures("ray_for_all")
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_whole_search(tmp_path: Path, strategy: str) -> None:
-    """Exact trial count, true states and values, the default and the enqueued settings first."""
+    """Exact trial count, true states and values; first the default, what is enqueued, and what the space names."""
     enqueue = [{"learning_rate": 2e-3, "lora_r": 4}, {"learning_rate": 5e-4, "lora_r": 16}]
-    summary, trials = run(tmp_path, strategy, enqueue=enqueue)
+    first = [{"learning_rate": 3e-3, "lora_r": 4}]
+    summary, trials = run(tmp_path, strategy, enqueue=enqueue, search_space={**SPACE, "first": first})
     assert [trial.number for trial in trials] == list(range(12))
     assert trials[0].params == {"learning_rate": 1e-3, "lora_r": 8, "num_epochs": 4}
-    assert [trial.params for trial in trials[1:3]] == enqueue
+    assert [trial.params for trial in trials[1:4]] == enqueue + first
     for trial in trials:
         assert ("num_epochs" in trial.params) == (trial.params["lora_r"] == 8)
         expected = {k: value_of(trial.params, k) for k in range(1, len(trial.intermediate_values) + 1)}

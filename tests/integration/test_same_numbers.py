@@ -14,7 +14,7 @@ from seqeval.scheme import IOB2
 
 from mistral_ner.config.check import check
 from mistral_ner.data.read import Splits, load_splits
-from mistral_ner.metrics import Score
+from mistral_ner.metrics import Score, entity_spans
 from mistral_ner.predict.columns import Reading
 from mistral_ner.predict.formats import read_items, tag_items
 from mistral_ner.predict.source import Source
@@ -53,13 +53,13 @@ WNUT = {
     "dev_file": str(SHARED_DATA / "wnut17" / "emerging.dev.conll"),
     "test_file": str(SHARED_DATA / "wnut17" / "emerging.test.annotated"),
 }
-CASES = [  # data, model, precision, subwords a window, neighbours on each side
-    ("music", "mistral", "bf16", 32, 0),  # nearly every sentence takes several windows
-    ("ai", "bert", "fp32", 24, 0),
-    ("politics", "mistral", "fp32", 64, 0),
-    ("literature", "full", "bf16", 128, 2),
-    ("science", "bert", "bf16", 512, 1),
-    ("wnut17", "bert", "auto", 16, 0),
+CASES = [  # data, model, precision, subwords a window, neighbours on each side, decoding
+    ("music", "mistral", "bf16", 32, 0, "iob2"),  # nearly every sentence takes several windows
+    ("ai", "bert", "fp32", 24, 0, "argmax"),
+    ("politics", "mistral", "fp32", 64, 0, "argmax"),
+    ("literature", "full", "bf16", 128, 2, "iob2"),
+    ("science", "bert", "bf16", 512, 1, "argmax"),
+    ("wnut17", "bert", "auto", 16, 0, "iob2"),
 ]
 
 
@@ -86,15 +86,24 @@ def train_and_score(tiny: dict[str, Any]) -> tuple[Splits, Score]:
     return splits, scored
 
 
-@pytest.mark.parametrize(("data", "model", "precision", "max_length", "context"), CASES, ids=[one[0] for one in CASES])
+@pytest.mark.parametrize(
+    ("data", "model", "precision", "max_length", "context", "decoding"), CASES, ids=[one[0] for one in CASES]
+)
 def test_predict_gives_the_tags_that_were_scored(
-    data: str, model: str, precision: str, max_length: int, context: int, tiny: dict[str, Any], tmp_path: Path
+    data: str,
+    model: str,
+    precision: str,
+    max_length: int,
+    context: int,
+    decoding: str,
+    tiny: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     files = WNUT if data == "wnut17" else crossner(data)
     most = {"max_train_sentences": 200, "max_dev_sentences": 1}
     most |= {} if context else {"max_test_sentences": 300}  # the neighbours of the last one are in the rest of the file
     tiny["data"] |= {**files, "max_length": max_length, "context_sentences": context, **most}
-    tiny["model"] |= MODELS[model]
+    tiny["model"] |= {**MODELS[model], "decoding": decoding}
     tiny["training"] |= {"precision": precision, "num_epochs": 0.05, "reports": 1}
     splits, scored = train_and_score(tiny)
     test = splits.test
@@ -106,6 +115,9 @@ def test_predict_gives_the_tags_that_were_scored(
     assert seqeval_scores([one.tags for one in test], found) == {
         name: scored.metrics[name] for name in ("precision", "recall", "f1")
     }
+    spans = entity_spans(scored.tags, [len(one.tokens) for one in test], splits.labels)
+    stray = (scored.tags != splits.labels.index("O")).sum() - (spans[:, 1] - spans[:, 0]).sum()
+    assert (stray == 0) == (decoding == "iob2"), "a head of random weights has tags without a beginning to repair"
     rows = [json.loads(line) for line in (tmp_path / "run/predictions_test.jsonl").read_text().splitlines()]
     assert [row["predicted_ner_tags"] for row in rows] == found
     assert [row["ner_tags"] for row in rows] == [one.tags for one in test]

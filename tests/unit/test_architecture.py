@@ -21,7 +21,7 @@ PACKAGE = "mistral_ner"
 # and, where it is a folder, for all in it.
 LAYERS = (
     ("errors",),
-    ("files", "environment", "config", "metrics", "versions"),
+    ("files", "environment", "config", "metrics", "decoding", "versions"),
     ("locks",),
     ("data", "model"),
     ("training",),

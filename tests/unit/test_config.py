@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from mistral_ner.config.check import check, read
@@ -211,3 +212,20 @@ def test_an_unknown_encoding() -> None:
 
 
 SPACE = {"lora_r": {"type": "choice", "choices": [4, 8]}}
+
+
+@pytest.mark.parametrize("strategy", ["combined", "optuna"])
+def test_what_an_earlier_version_saved_is_decoded_as_it_was(strategy: str, tmp_path: Path) -> None:
+    """Its config lacks model.decoding, and what it trained was scored word by word; parts get the default."""
+    from mistral_ner.model.stored import read_config
+
+    saved = yaml.safe_load((Path(__file__).parents[1] / f"old_studies/{strategy}/config.yaml").read_text())
+    assert "decoding" not in saved["model"]
+    assert check(saved).model.decoding == "argmax"
+    assert check({"output_dir": "out", "model": {"lora_r": 8}}).model.decoding == "iob2"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    adapter = read_config(tmp_path)
+    assert adapter is not None
+    assert adapter.model.decoding == "argmax"
+    again = to_container(adapter)
+    assert check(again).model.decoding == "argmax", "as this version saves it"

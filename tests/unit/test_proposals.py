@@ -191,6 +191,34 @@ def test_enqueued_settings_must_meet_constraints_and_bounds(tmp_path: Path, by: 
     assert "hyperopt.enqueue[1]: must meet warmup_ratio <= weight_decay, as every trial" in str(refused.value)
 
 
+def test_settings_of_the_space_are_tried_first_in_a_resumed_search_too(tmp_path: Path) -> None:
+    space = {"lora_r": RANK, "weight_decay": HALF}
+    first: list[dict[str, Any]] = [{"lora_r": 16, "weight_decay": 0.1}, {"lora_r": 4}]
+    with lead_study(plan(tmp_path, {**space, "first": first}, num_trials=1)) as study:
+        assert run(study) == first[:1]
+    more = [*first, {"lora_r": 8}]
+    with lead_study(plan(tmp_path, {**space, "first": more}, num_trials=3, resume=True)) as study:
+        assert [one["lora_r"] for one in run(study)] == [4, 8], "what waits, then what is new"
+    with lead_study(plan(tmp_path, {**space, "first": more}, num_trials=4, resume=True)) as study:
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3, "nothing is tried twice"
+
+
+def test_settings_of_the_space_that_no_trial_can_have_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settings that leave a parameter of a constraint open may be completed so that they meet it."""
+    space = {"warmup_ratio": HALF, "weight_decay": HALF}
+    first = [{"warmup_ratio": 0.4}, {"warmup_ratio": 0.4, "weight_decay": 0.1}, {"weight_decay": 0.6}]
+    made = plan(tmp_path, {**space, "first": first}, constraints=["warmup_ratio <= weight_decay"])
+    assert made.enqueued == first[:1]
+    said = [record.getMessage() for record in caplog.records]
+    assert "search_space.first[1] is left out: every trial must meet warmup_ratio <= weight_decay" in said
+    assert "search_space.first[2] is left out: weight_decay=0.6 is not in uniform(0, 0.5)" in said
+    with lead_study(made) as study:
+        asked = study.ask()
+    assert asked.values["warmup_ratio"] == 0.4 <= asked.values["weight_decay"]
+
+
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [

@@ -19,7 +19,7 @@ from mistral_ner.hyperopt.spec.cards import find_card_faults
 from mistral_ner.hyperopt.spec.constraints import Constraint
 from mistral_ner.hyperopt.spec.parse import searchable_keys
 from mistral_ner.hyperopt.spec.passes import find_pass_faults
-from mistral_ner.hyperopt.spec.space import SearchSpace, at_extremes
+from mistral_ner.hyperopt.spec.space import FIRST, SearchSpace, at_extremes
 from mistral_ner.training.tracking import tracker_fault
 
 
@@ -198,6 +198,21 @@ def _enqueue_faults(config: Config, space: SearchSpace) -> list[Fault]:
         if broken := _forbidden(config, space, values):
             faults.append(Fault(key, f"must meet {broken}, as every trial", f"other settings in {key}"))
     return faults
+
+
+def why_impossible(config: Config, space: SearchSpace, values: Mapping[str, Any]) -> str | None:
+    """Return why no trial can have these settings by parameter name; None if one can."""
+    for parameter in space:
+        if parameter.name in values and not parameter.holds(values[parameter.name]):
+            return f"{parameter.name}={values[parameter.name]!r} is not in {parameter}"
+    broken = _forbidden(config, space, values)
+    return f"every trial must meet {broken}" if broken else None
+
+
+def find_left_out(config: Config, space: SearchSpace) -> list[str]:
+    """Return what cannot be tried of the settings that the space names to try first, in words."""
+    reasons = [(place, why_impossible(config, space, values)) for place, values in enumerate(space.first)]
+    return [f"search_space.{FIRST}[{place}] is left out: {reason}" for place, reason in reasons if reason]
 
 
 def _forbidden(config: Config, space: SearchSpace, values: Mapping[str, Any]) -> str | None:

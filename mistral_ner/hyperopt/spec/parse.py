@@ -59,7 +59,7 @@ def parse(block: Mapping[str, Any], arguments: Iterable[str] = ()) -> tuple[Sear
 
 
 def _read_first(first: Any, found: Mapping[str, Parameter], faults: list[Fault]) -> tuple[dict[str, Any], ...]:
-    """Read the settings to try first; those that an override has put outside of the space are left out."""
+    """Read the settings to try first, as far as they name searched parameters."""
     key = f"search_space.{FIRST}"
     if not isinstance(first or [], list | tuple) or not all(isinstance(one, Mapping) for one in first or []):
         faults.append(Fault(key, f"must be a list of settings by parameter name, found {first!r}", f"{key}=[]"))
@@ -68,7 +68,7 @@ def _read_first(first: Any, found: Mapping[str, Parameter], faults: list[Fault])
     for name in {str(name) for one in first or [] for name in one} - known:
         faults.append(Fault(key, f"{name!r} is no parameter{nearest(name, known)}", f"{key}=[]"))
     settings = [{name: value for name, value in one.items() if name in found} for one in first or []]
-    return tuple(one for one in settings if one and all(found[name].holds(value) for name, value in one.items()))
+    return tuple(one for one in settings if one)
 
 
 def _read_parameter(name: str, spec: Any, faults: list[Fault], names: Sequence[str] = ()) -> Parameter | None:

@@ -22,12 +22,14 @@ from mistral_ner.hyperopt.spec.cards import share_of_card
 from mistral_ner.hyperopt.spec.constraints import Constraint
 from mistral_ner.hyperopt.spec.faults import (
     find_inert_keys,
+    find_left_out,
     find_search_faults,
     first_rung,
     loss_may_judge,
     named_values,
     uses_asha,
     value_at,
+    why_impossible,
     with_values,
 )
 from mistral_ner.hyperopt.spec.parse import parse
@@ -91,7 +93,7 @@ class Plan:
             faults.append(Fault("hyperopt.strategy", rule, f"hyperopt={strategy}, which brings its engine"))
         if faults:
             raise ConfigError(faults)
-        for warning in find_inert_keys(config, arguments):
+        for warning in [*find_inert_keys(config, arguments), *find_left_out(config, space)]:
             log.warning(warning)
         config.hyperopt.resources_per_trial.gpu = share_of_card(config, space)
         return cls(_settle(config), space, named_by_time=named_by_time(cfg))
@@ -130,17 +132,21 @@ class Plan:
 
     @property
     def enqueued(self) -> list[dict[str, Any]]:
-        """Settings to try first by parameter name: the config's own if the space holds them, enqueue, the space's."""
-        hyperopt = self.config.hyperopt
+        """Settings to try first by parameter name: the config's own if the space holds them, then ``given``."""
         values = {parameter.name: value_at(self.config, parameter.path) for parameter in self.space}
         default = {parameter.name: values[parameter.name] for parameter in self.space.in_play(values)}
-        fits = hyperopt.enqueue_default and self.space.holds(values) and self.allows(default)
-        first = [dict(one) for one in self.space.first if self.allows(one)]
-        wanted = [default] * fits + hyperopt.enqueue + first
+        fits = self.config.hyperopt.enqueue_default and self.space.holds(values) and self.allows(default)
+        wanted = [default] * fits + self.given
         # whole settings are trained once; what leaves some parameters open is another setting each time
         return [
             one for place, one in enumerate(wanted) if one not in wanted[:place] or not default.keys() <= one.keys()
         ]
+
+    @property
+    def given(self) -> list[dict[str, Any]]:
+        """Settings to try next by parameter name: those of enqueue, and those of the space's own that are possible."""
+        first = [dict(one) for one in self.space.first if why_impossible(self.config, self.space, one) is None]
+        return self.config.hyperopt.enqueue + first
 
     @property
     def folder(self) -> Path:

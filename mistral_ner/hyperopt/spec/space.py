@@ -160,7 +160,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The parameters of a search, those that others depend on first, and settings to try first by parameter name."""
+    """The parameters of a search, those that others depend on first, and settings to try first by parameter name.
+
+    An override may have put some of these settings outside of the space (``faults.why_impossible`` says which).
+    """
 
     parameters: tuple[Parameter, ...]
     first: tuple[Mapping[str, Any], ...] = ()

@@ -247,8 +247,9 @@ def _resume(plan: Plan, warm: list[FrozenTrial]) -> Study:
             f"the search space of {name} has changed ({'; '.join(changed)}); fix: the same space, or a new study that "
             f"learns from this one: hyperopt.resume=false hyperopt.study_name={name}_2 hyperopt.warm_start={name}"
         )
-    for values in plan.config.hyperopt.enqueue:
-        if values not in saved.hyperopt.enqueue:
+    known = [*saved.hyperopt.enqueue, *parse(saved.search_space)[0].first]
+    for values in plan.given:
+        if values not in known:
             study.enqueue_trial(plan.space.encode(values))
     _save_config(plan)
     study.set_user_attr(_CREATED, True)  # a crash may have come between writing the config and this
