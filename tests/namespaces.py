@@ -162,6 +162,8 @@ class Host:
             os.kill(self.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait(30)
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
 
 def start_ray(host: Host, log: Path, head: Host | None = None, cpus: int = 0, **more: str) -> subprocess.Popen[str]:
