@@ -41,6 +41,8 @@ def test_a_machine_comes_and_another_dies(cluster: Cluster, strategy: str) -> No
     until(lambda: cluster.study.exists() or driver.poll() is not None, 400, "no study", cluster.log("driver"))
     new = cluster.add_worker()  # it starts while the search does
     until(lambda: "Ray runtime started" in cluster.log(new.name).read_text(), 60, "no Ray", cluster.log(new.name))
+    # the search itself has begun: before that it has work for nobody
+    until(lambda: cluster.reports() or works(new), 100, "no reports", cluster.log("driver"))
     began = time.monotonic()
     until(lambda: works(new), 60, "the new machine gets nothing to do", cluster.log("driver"))
     took = time.monotonic() - began
