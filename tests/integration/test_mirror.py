@@ -170,7 +170,7 @@ def test_a_search_goes_on_from_the_bucket_on_another_machine(
     link = Link(server)
     near = f"http://127.0.0.1:{link.port}"
     search = [
-        *(str(ROOT / "launch.py"), "-m", "hyperopt=random", "model=tiny", "data=files", "training.num_epochs=6"),
+        *(str(ROOT / "launch.py"), "-m", "hyperopt=random", "model=tiny", "data=files", "training.num_epochs=40"),
         *(f"data.{name}={path}" for name, path in toy_files.items()),
         *(f"budget.num_trials={TRIALS}", "budget.max_concurrent=1", "training.reports=3"),
         *("training.per_device_train_batch_size=4", "training.threads=1"),
@@ -191,6 +191,7 @@ def test_a_search_goes_on_from_the_bucket_on_another_machine(
     link.join()
     until(lambda: "is back after" in log.read_text(), process)
     until(lambda: study.read(f"trial_0001/{STATE}"), process)
+    until(lambda: logged_reports(log, datetime.now() - timedelta(seconds=LAG)), process)
     os.killpg(process.pid, signal.SIGKILL)  # the driver and every process of its Ray
     killed = datetime.now()
     output, _ = process.communicate()
