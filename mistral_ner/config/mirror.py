@@ -10,6 +10,11 @@ from mistral_ner.errors import Fault
 _URL = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]+(/[^/?#@:]+)*")
 
 
+def is_url(place: str) -> bool:
+    """Tell whether a place of studies is in a bucket."""
+    return "://" in place
+
+
 def find_url_fault(url: str) -> str | None:
     """Return in words what keeps a URL from naming a bucket or a folder in one; None: nothing."""
     if _URL.fullmatch(url):
@@ -24,7 +29,7 @@ def find_url_fault(url: str) -> str | None:
 def name_mirror(hyperopt: HyperoptConfig) -> list[Fault]:
     """Let ``mirror`` name the bucket, and ``results_dir`` a folder of this machine; return what is wrong with them."""
     faults, key = [], "hyperopt.mirror"
-    if "://" in hyperopt.results_dir:
+    if is_url(hyperopt.results_dir):
         here, there = HyperoptConfig.results_dir, hyperopt.results_dir
         key = "hyperopt.results_dir"
         if hyperopt.mirror is not None and hyperopt.mirror.rstrip("/") != there.rstrip("/"):

@@ -12,8 +12,9 @@ import argparse
 import logging
 from pathlib import Path
 
+from mistral_ner.config.mirror import is_url
 from mistral_ner.errors import UserError, show_user_errors
-from mistral_ner.hyperopt.mirror.fetch import fetch, is_url
+from mistral_ner.hyperopt.mirror.fetch import fetch
 from mistral_ner.hyperopt.study.opening import find_newest, read_saved_plan
 
 

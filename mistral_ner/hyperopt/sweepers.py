@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mistral_ner import files
 from mistral_ner.config.check import named_by_time
 from mistral_ner.config.hydra_errors import refuse_secrets
+from mistral_ner.config.mirror import is_url
 from mistral_ner.environment import forget_other_launchers
 from mistral_ner.errors import UserError, show_user_errors
 
@@ -175,7 +176,7 @@ def _check_folder(folder: Path, config: DictConfig) -> None:
         if (folder / "study.lock").exists():
             name = config.hyperopt.study_name
             raise UserError(f"{folder} is the folder of a search; fix: hyperopt.study_name={name}_2")
-        if "://" in str(config.hyperopt.results_dir):
+        if is_url(str(config.hyperopt.results_dir)):
             raise UserError("hyperopt.results_dir: only a search lies in a bucket; fix: hyperopt=combined")
 
 

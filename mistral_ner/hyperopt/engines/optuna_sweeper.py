@@ -19,6 +19,7 @@ from hydra.core.utils import run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mistral_ner import files
+from mistral_ner.config.mirror import is_url
 from mistral_ner.config.schema import HyperoptConfig
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import scratch
@@ -201,7 +202,7 @@ class _HydraJobs:
         hyperopt = self.plan.config.hyperopt
         # the default study_name contains the time of day; Hydra's own files would not show the trial's settings
         own = [f"hyperopt.study_name={hyperopt.study_name}", "hydra.output_subdir=null"]
-        if "://" in str(self.launcher.config.hyperopt.results_dir):  # a mirror: the study lies here
+        if is_url(str(self.launcher.config.hyperopt.results_dir)):  # a mirror: the study lies here
             own.append(f"hyperopt.results_dir={HyperoptConfig.results_dir}")
         return [*passed_on, *own, *(["hyperopt.storage_url=null"] if hyperopt.storage_url is not None else [])]
 

@@ -27,11 +27,6 @@ _CONFIG = "config.yaml"
 log = logging.getLogger(__name__)
 
 
-def is_url(text: str) -> bool:
-    """Tell whether a study's place is in a bucket."""
-    return "://" in text
-
-
 def fetch(url: str, parent: Path) -> Path:
     """Bring the study at ``url`` into a folder of its name in ``parent``, and become its leader; return the folder.
 
