@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from mistral_ner.config.schema import Config
 from mistral_ner.environment import forget_other_launchers
 from mistral_ner.errors import UserError
-from mistral_ner.hyperopt.mirror.keep import keep
 from mistral_ner.hyperopt.spec.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -69,6 +68,8 @@ def run_search(plan: Plan, objective: Objective | None = None, launcher: Any = N
             f"hyperopt.trials_per_pass={together}: only the default objective, which trains a tagger, shares "
             "passes of the base model; fix: hyperopt.trials_per_pass=1"
         )
+    from mistral_ner.hyperopt.mirror.keep import keep  # late: it imports Optuna
+
     with keep(plan):
         return _run(plan, objective, launcher)
 
