@@ -28,8 +28,8 @@ def value_of(config: dict[str, Any] | Any, report: int) -> float:
     return 1 - abs(math.log10(rate) + 3) / 4 + report / 100
 
 
-def arithmetic(seconds: float = 0.0, breaks: str = "", easier: float = 0.0) -> Any:
-    """Return an objective whose values are higher by ``easier``.
+def arithmetic(seconds: float = 0.0, breaks: str = "", easier: float = 0.0, waits_for: str = "/") -> Any:
+    """Return an objective whose values are higher by ``easier``, and which begins when there is a file.
 
     It is made in a function, so that it travels to workers that know nothing of this file.
     """
@@ -46,6 +46,8 @@ def arithmetic(seconds: float = 0.0, breaks: str = "", easier: float = 0.0) -> A
         time_.sleep(0.05)
         folder = Path_(config.output_dir)
         progress = Progress(folder, config.training.mode, "eval_f1", reports=reports_on_disk(folder))
+        while not Path_(waits_for).exists():
+            time_.sleep(0.05)
         for number in range(len(progress.reports) + 1, config.training.reports + 1):
             time_.sleep(seconds)
             rate = config.training.learning_rate

@@ -58,18 +58,24 @@ def test_a_machine_comes_and_another_dies(cluster: Cluster, strategy: str) -> No
 def test_a_machine_with_other_versions_gets_no_trials(cluster: Cluster, strategy: str) -> None:
     """It joins when the others have been compared; what lands there begins elsewhere, and that is no failure of it."""
     config = counted(cluster, strategy, max_concurrent=None, max_failures=0, asha_grace_period=3)
-    driver = cluster.search(config, "arithmetic(seconds=0.4)")
-    until(lambda: cluster.study.exists() or driver.poll() is not None, 400, "no study", cluster.log("driver"))
+    go = f"/tmp/go-{strategy}"
+    driver = cluster.search(config, f'arithmetic(waits_for="{go}")')
+    compared = "what trials need and make there travels through Ray"
+    until(lambda: compared in cluster.said() or driver.poll() is not None, 400, "no search", cluster.log("driver"))
     stranger = cluster.add_worker(torch="0.1")
-    said = f"{stranger.address} has joined and gets no trials: "
-    until(lambda: said in cluster.said() or driver.poll() is not None, 120, "not noticed", cluster.log("driver"))
-    ended_well(cluster, driver)
+    try:
+        said = f"{stranger.address} has joined and gets no trials: "
+        until(lambda: said in cluster.said() or driver.poll() is not None, 120, "not noticed", cluster.log("driver"))
+        for host in cluster.workers:
+            host.see(go).touch()
+        ended_well(cluster, driver)
+    finally:
+        cluster.kill(stranger)  # the next search would be refused for it
     assert cluster.said().count("gets no trials") == 1
     assert f"torch is {version('torch').partition('+')[0]} here, 0.1 on {stranger.address}\n" in cluster.said()
     exact_calls(cluster, 8)
     nothing_seen(cluster)
     assert not any("failures" in trial.user_attrs for trial in read_study(cluster.study).trials)
-    cluster.kill(stranger)
 
 
 def test_a_campaign_against_machines_links_and_drivers(cluster: Cluster) -> None:

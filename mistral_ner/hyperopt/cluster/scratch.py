@@ -11,6 +11,7 @@ import functools
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from pathlib import Path
 from mistral_ner import locks
 
 _IN_USE = ".in-use"
+_ENDING = 3.0  # seconds in which a killed worker gives its locks back
 _PATIENCE = 3600.0  # seconds in which another worker of this machine may get the files of a large model
 
 
@@ -78,10 +80,14 @@ def sweep(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_machine() -> None:
-    """Remove what the searches that have ended left on this machine."""
+def sweep_machine(token: str) -> None:
+    """Remove what the searches that have ended left on this machine; the workers of this one have been told to end."""
+    latest = time.monotonic() + _ENDING
     with suppress(OSError):
-        sweep(_base())
+        sweep(base := _base())
+        while (base / token).exists() and time.monotonic() < latest:
+            time.sleep(0.1)
+            sweep(base)
 
 
 def once(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -115,7 +115,8 @@ class Office:
         for name in self._latest:  # of machines that died
             shutil.rmtree(self._study / name / _INCOMING, ignore_errors=True)
         with suppress(Exception):
-            call_on_every_machine(scratch.sweep_machine, seconds=_LOOK)
+            token = self._road.token
+            call_on_every_machine(lambda: scratch.sweep_machine(token), seconds=_LOOK)
 
     def _serve(self) -> None:
         last = 0
