@@ -28,7 +28,7 @@ from recipe import SETS, files_of
 from tables import append_row, read_rows
 
 from mistral_ner.config.check import check
-from mistral_ner.data.encode import Encoded
+from mistral_ner.data.encoded.encode import Encoded
 from mistral_ner.decoding import decode
 from mistral_ner.train import fit
 from mistral_ner.training.evaluate import Evaluation, Forward

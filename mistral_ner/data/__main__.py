@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mistral_ner.data").setLevel(logging.INFO)
-    logging.getLogger("mistral_ner.data.encode").setLevel(logging.WARNING)
+    logging.getLogger("mistral_ner.data.encoded.encode").setLevel(logging.WARNING)
     with show_user_errors():
         _run(options)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mistral_ner.data.encoded.windows import WordTokenizer
 from mistral_ner.data.read import SPLITS, Sentence, Splits
 from mistral_ner.data.schemes import spans
-from mistral_ner.data.windows import WordTokenizer
 
 if TYPE_CHECKING:
-    from mistral_ner.data.encode import Encoded
+    from mistral_ner.data.encoded.encode import Encoded
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ A trial does::
         ...  # train, evaluate, save_adapter(model, folder)
 
 base.py loads the frozen network once a process, hardware.py says in which format, adapter.py attaches and detaches,
-stored.py saves and loads, tokenizer.py and source.py find the files of a model name, targets.py chooses the modules
+stored.py saves and loads, tokenizer/ and source.py find the files of a model name, targets.py chooses the modules
 that LoRA changes. The names below are imported when they are first used, so importing this package costs no torch.
 """
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from mistral_ner.config.schema import Config
 from mistral_ner.data.context import InContext
-from mistral_ner.data.rows import Row
-from mistral_ner.data.windows import Window, WordTokenizer
+from mistral_ner.data.encoded.rows import Row
+from mistral_ner.data.encoded.windows import Window, WordTokenizer
 from mistral_ner.data.words import split
 from mistral_ner.decoding import decode
 from mistral_ner.errors import UserError

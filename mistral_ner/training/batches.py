@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from mistral_ner.data.rows import Row
+from mistral_ner.data.encoded.rows import Row
 
 _MULTIPLE = 8  # of the lengths of batches; the units of a GPU, too, work on eight numbers at once
 _BATCHES_A_POOL = 8  # sorted by length together; more of them would pad less, but 50 cost F1 (bench/LOG.md)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from mistral_ner.config.schema import Config, ModelConfig
-from mistral_ner.data.encode import Encoded
-from mistral_ner.data.rows import Row
+from mistral_ner.data.encoded.encode import Encoded
+from mistral_ner.data.encoded.rows import Row
 from mistral_ner.decoding import decode
 from mistral_ner.metrics import IntArray, Score, entity_scores, sentence_counts
 from mistral_ner.model.cpu.attention import quick_attention

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments, set_seed
 from mistral_ner import files, locks
 from mistral_ner.config.check import check
 from mistral_ner.config.schema import Config
-from mistral_ner.data.encode import Encoded
+from mistral_ner.data.encoded.encode import Encoded
 from mistral_ner.environment import forget_other_launchers
 from mistral_ner.model import lend_model, weight_files
 from mistral_ner.model.cpu.attention import quick_attention

@@ -27,8 +27,8 @@ from transformers import PreTrainedModel
 
 from mistral_ner import files
 from mistral_ner.config.schema import Config
-from mistral_ner.data.encode import Encoded
-from mistral_ner.data.rows import Row, Rows
+from mistral_ner.data.encoded.encode import Encoded
+from mistral_ner.data.encoded.rows import Row, Rows
 from mistral_ner.errors import UserError
 from mistral_ner.model.base import added_tokens
 from mistral_ner.model.hardware import autocast, place_of_inputs, precision

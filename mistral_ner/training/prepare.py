@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mistral_ner.config.schema import Config, DataConfig
-from mistral_ner.data.encode import Encoded, encode
+from mistral_ner.data.encoded.encode import Encoded, encode
+from mistral_ner.data.encoded.windows import WordTokenizer
 from mistral_ner.data.overview import describe
 from mistral_ner.data.read import Splits, load_splits
-from mistral_ner.data.windows import WordTokenizer
 from mistral_ner.model import load_tokenizer
 from mistral_ner.model.limits import check_vocabulary, choose_max_length
 

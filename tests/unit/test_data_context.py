@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerFast
 from mistral_ner.config.check import find_data_faults
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.context import InContext, in_context
-from mistral_ner.data.encode import IGNORED, encode
+from mistral_ner.data.encoded.encode import IGNORED, encode
+from mistral_ner.data.encoded.windows import WordTokenizer
 from mistral_ner.data.overview import describe
 from mistral_ner.data.read import load_splits
-from mistral_ner.data.windows import WordTokenizer
 from mistral_ner.errors import UserError
 from mistral_ner.predict.columns import Reading
 from mistral_ner.predict.entity import Entity

@@ -17,12 +17,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from mistral_ner.config.schema import DataConfig
-from mistral_ner.data import windows
-from mistral_ner.data.encode import IGNORED, Encoded, cut, encode
+from mistral_ner.data.encoded import windows
+from mistral_ner.data.encoded.encode import IGNORED, Encoded, cut, encode
+from mistral_ner.data.encoded.windows import WordTokenizer
 from mistral_ner.data.formats import read_file
 from mistral_ner.data.read import Sentence, Splits, load_splits
 from mistral_ner.data.schemes import spans
-from mistral_ner.data.windows import WordTokenizer
 from mistral_ner.errors import UserError
 from tests.conftest import SHARED_DATA, needs_real_data
 

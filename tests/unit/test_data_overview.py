@@ -12,12 +12,12 @@ import pytest
 
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.__main__ import copy_lines, main
-from mistral_ner.data.encode import encode
+from mistral_ner.data.encoded.encode import encode
+from mistral_ner.data.encoded.windows import WordTokenizer
 from mistral_ner.data.formats import read_file
 from mistral_ner.data.overview import describe
 from mistral_ner.data.read import Sentence, Splits, load_splits
 from mistral_ner.data.schemes import spans, to_iob2
-from mistral_ner.data.windows import WordTokenizer
 from tests.conftest import CASES, needs_cases
 
 # a small input of somebody's, its entities, and the keys of the fix where it has to be asked for
@@ -42,7 +42,7 @@ FOUND: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(autouse=True)
 def levels() -> Iterator[None]:
     """The command sets the levels of loggers, as befits a process of its own."""
-    loggers = [logging.getLogger(name) for name in ("mistral_ner.data", "mistral_ner.data.encode")]
+    loggers = [logging.getLogger(name) for name in ("mistral_ner.data", "mistral_ner.data.encoded.encode")]
     before = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, before, strict=True):

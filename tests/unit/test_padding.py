@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mistral_ner.config.schema import ModelConfig
-from mistral_ner.data.rows import Row
+from mistral_ner.data.encoded.rows import Row
 from mistral_ner.model import lend_model
 from mistral_ner.model.padding import reads_padding
 from mistral_ner.training.batches import batches_by_tokens

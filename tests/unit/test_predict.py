@@ -15,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mistral_ner.data.encoded.windows import overlapping
 from mistral_ner.data.read import load_splits
-from mistral_ner.data.windows import overlapping
 from mistral_ner.data.words import split
 from mistral_ner.errors import UserError
 from mistral_ner.metrics import entity_scores, sentence_counts

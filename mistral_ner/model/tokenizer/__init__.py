@@ -93,7 +93,7 @@ def _own_tokenizer(source: str, model: ModelConfig) -> PreTrainedTokenizerFast:
     folder = Path(source)
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
         # AutoTokenizer silently gives wrong ids for such a folder (transformers 5.23)
-        from mistral_ner.model.sentencepiece import from_sentencepiece
+        from mistral_ner.model.tokenizer.sentencepiece import from_sentencepiece
 
         return from_sentencepiece(folder / "tokenizer.model")
     tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **hub_options(model))

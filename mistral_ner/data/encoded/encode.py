@@ -15,12 +15,12 @@ import numpy as np
 
 from mistral_ner import files
 from mistral_ner.config.schema import DataConfig
-from mistral_ner.data.cache import Columns, load_or_build
 from mistral_ner.data.columns.layout import Layout
+from mistral_ner.data.encoded.cache import Columns, load_or_build
+from mistral_ner.data.encoded.rows import Rows
+from mistral_ner.data.encoded.windows import Window, WordTokenizer, cut
 from mistral_ner.data.read import SPLITS, Sentence, Splits
-from mistral_ner.data.rows import Rows
 from mistral_ner.data.schemes import spans
-from mistral_ner.data.windows import Window, WordTokenizer, cut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
