@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 import mistral_ner.hyperopt.sweepers  # noqa: F401  registers the Ray Tune engine with Hydra
 from mistral_ner.config.hydra_errors import show_composition_errors
+from mistral_ner.garbage import collect_rarely
 
 # what a config may name to be run: a config file that somebody else wrote cannot run anything but this
 RUNNABLE = ["mistral_ner.hyperopt.sweepers.*", "hydra._internal.core_plugins.*", "hydra_plugins.*"]
@@ -22,5 +23,6 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    collect_rarely()
     with show_composition_errors():
         main()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner.errors import UserError, show_user_errors
+from mistral_ner.garbage import collect_rarely
 from mistral_ner.hyperopt.results import report
 from mistral_ner.hyperopt.results.summary import summarise
 from mistral_ner.hyperopt.study.opening import find_newest, read_study
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", type=Path, help="folders; left out, the newest in multirun/")
     parser.add_argument("-o", "--output", type=Path, help="where the page of several studies goes (compare.html)")
     arguments = parser.parse_args()
+    collect_rarely()
     with show_user_errors():
         print(write_report(arguments.studies or [find_newest(Path("multirun"))], arguments.output))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mistral_ner.config.mirror import is_url
 from mistral_ner.errors import UserError, show_user_errors
+from mistral_ner.garbage import collect_rarely
 from mistral_ner.hyperopt.mirror.fetch import fetch
 from mistral_ner.hyperopt.study.opening import find_newest, read_saved_plan
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("study", nargs="?", help="a study's folder or mirror; left out, the newest in multirun/")
     parser.add_argument("--ray-address", help="the Ray to join in place of the study's own; null starts one here")
     arguments = parser.parse_args()
+    collect_rarely()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(levelname)s] %(message)s")
     with show_user_errors():
         resume(arguments.study or find_newest(Path("multirun")), arguments.ray_address)

@@ -17,6 +17,7 @@ from mistral_ner.config.check import is_encoding
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.data.spans.brat import find_texts
 from mistral_ner.errors import INTERRUPTED, UserError, show_user_errors
+from mistral_ner.garbage import collect_rarely
 from mistral_ner.predict.columns import Reading, read_layout
 from mistral_ner.predict.formats import Tagged, read_items, tag_items
 from mistral_ner.predict.output import open_output
@@ -39,6 +40,7 @@ characters; score is the mean probability of the entity's words.
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and tag what it names."""
     options = _parser().parse_args(arguments)
+    collect_rarely()
     # notes to developers; the person who tags text can do nothing about them
     warnings.filterwarnings("ignore", module=r"(transformers|peft|torch)\.")
     with show_user_errors():

@@ -48,13 +48,12 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The URL of a server with the bucket my-bucket."""
+    """The URL of a server."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until(lambda: answers(port), process)
-        urllib.request.urlopen(urllib.request.Request(f"{url}/my-bucket", method="PUT"), timeout=30)
         yield url
     finally:
         process.kill()
@@ -116,7 +115,9 @@ class Link:
 
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    """What a person sets to use the server."""
+    """What a person sets to use the server, which has an empty bucket, my-bucket."""
+    for method, path in (("POST", "moto-api/reset"), ("PUT", "my-bucket")):
+        urllib.request.urlopen(urllib.request.Request(f"{server}/{path}", method=method), timeout=30)
     for name, value in environment(server).items():
         monkeypatch.setenv(name, value)
 

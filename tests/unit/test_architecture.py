@@ -22,7 +22,7 @@ PACKAGE = "mistral_ner"
 # and, where it is a folder, for all in it.
 LAYERS = (
     ("errors",),
-    ("files", "environment", "config", "metrics", "decoding", "versions"),
+    ("files", "environment", "garbage", "config", "metrics", "decoding", "versions"),
     ("locks",),
     ("data", "model"),
     ("training",),

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
+from mistral_ner.garbage import collect_rarely
 from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.storage import hide_password
@@ -274,6 +275,9 @@ def worker_class(options: dict[str, Any], kind: type | None = None) -> Any:
 
 
 class _Worker:
+    def __init__(self) -> None:
+        collect_rarely()
+
     def call(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, bool]:
         return function(*arguments), device_works()
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mistral_ner.garbage import collect_rarely
 from mistral_ner.hyperopt.cluster.road import Road, work_in
 from mistral_ner.hyperopt.cluster.workers import Machine, device_works, introduce, worker_class
 from mistral_ner.hyperopt.engines.trial import (
@@ -95,6 +96,7 @@ class _Host:
     """Runs trials in threads; lives in a Ray actor."""
 
     def __init__(self) -> None:
+        collect_rarely()
         self._trials: dict[str, _Trial] = {}  # by folder
 
     def introduce(self) -> Machine:

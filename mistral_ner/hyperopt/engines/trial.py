@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
+from mistral_ner.garbage import collect_rarely
 from mistral_ner.hyperopt.cluster.road import Road, Workplace, work_in
 from mistral_ner.hyperopt.cluster.workers import Machine, device_works, introduce, keep_to_share
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
@@ -57,6 +58,7 @@ def run_tune_trial(trial: dict[str, Any], objective: Objective | None = None, ro
     """
     from ray import tune  # late: other trials need no Ray
 
+    collect_rarely()
     while (machine := find_stranger(trial)) is not None:
         tune.report({STRANGER: machine})  # ends this thread once the search is over
         time.sleep(_IDLE)

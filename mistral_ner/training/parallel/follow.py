@@ -13,17 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mistral_ner.config.check import check
-from mistral_ner.model.cpu.products import wide_products
-from mistral_ner.training.fit import follow
-from mistral_ner.training.memory import OutOfMemoryError
-from mistral_ner.training.parallel.ranks import OUT_OF_MEMORY, Ranks, threads_of_each
+from mistral_ner.garbage import collect_rarely
 
 
 def main() -> None:
     """Train as the first process says."""
+    collect_rarely()  # before the libraries are imported
+    import torch
+
+    from mistral_ner.model.cpu.products import wide_products
+    from mistral_ner.training.fit import follow
+    from mistral_ner.training.memory import OutOfMemoryError
+    from mistral_ner.training.parallel.ranks import OUT_OF_MEMORY, Ranks, threads_of_each
+
     told: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     config = check(told["config"])
