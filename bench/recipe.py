@@ -54,6 +54,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "batch_8_steps_600": {"training": {"per_device_train_batch_size": 8, "min_steps": 600}},
     "steps_600": {"training": {"min_steps": 600}},
     "rate_2e-3_steps_600": {"training": {"learning_rate": 2e-3, "min_steps": 600}},
+    "head_5": {"training": {"head_lr_ratio": 5.0}},
+    "no_dropout": {"model": {"lora_dropout": 0.0}},
+    "all_subwords": {"data": {"label_all_subwords": True}},
     "rate_5e-4_steps_600": {"training": {"learning_rate": 5e-4, "min_steps": 600}},
 }
 
@@ -82,7 +85,7 @@ def train(data: Path, name: str, recipe: str, seed: int) -> list[float]:
         config: dict[str, Any] = {"output_dir": f"{folder}/run", "seed": seed, **RECIPES[recipe]}
         config["training"] = {**config.get("training", {}), "threads": 1}
         if read:
-            config["data"] = {"source": "files", **read}
+            config["data"] = {**config.get("data", {}), "source": "files", **read}
         begun = time.monotonic()
         best = fit(config)
         seconds = time.monotonic() - begun

@@ -203,6 +203,12 @@ def _new_head(base: PreTrainedModel, none: NoHead, number_of_labels: int) -> Hea
     return head.to(none.place)
 
 
+def find_head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the head that is trained; of a model without one of ours, none."""
+    heads = (module for module in model.modules() if isinstance(module, Head))
+    return [one for head in heads for one in head.parameters() if one.requires_grad]
+
+
 def _set_labels(base: PreTrainedModel, labels: Sequence[str]) -> None:
     base.config.id2label = dict(enumerate(labels))  # num_labels follows
     base.config.label2id = {label: index for index, label in enumerate(labels)}

@@ -221,6 +221,7 @@ def _train_on(
             seat=seat,
             ranks=ranks,
             planned_gb=None if seat is not None else plan_for_card(config, *counts, at_once),
+            head_lr_ratio=config.training.head_lr_ratio,
             callbacks=[reporter],
         )
         reporter.trainer = trainer

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from mistral_ner.config.schema import TrainingConfig
 from mistral_ner.model import save_weights
+from mistral_ner.model.adapter import find_head_parameters
 from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import mask_without_waiting
 from mistral_ner.training.batches import ByLength, collate, pieces
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 LENGTHS = "lengths"  # in a batch: tokens of each row, as numbers that stay on the host
 MICRO_BATCH = "micro_batch"  # in a report: rows that went through the network at once, if fewer than the batch
+
+_GROUPS = 2  # of Trainer's parameters: with weight decay, and without
 
 Report = Callable[[int, dict[str, float]], bool | None]
 
@@ -49,6 +52,7 @@ class NerTrainer(Trainer):
         seat: its place among the trainings that go through the network together; None: it is alone.
         ranks: this process's place among those that train this model together; None: it is the only one.
         planned_gb: memory that a step is expected to take, to compare with the GPU's; None: not known.
+        head_lr_ratio: the head's learning rate over that of all other parameters.
         kwargs: Trainer's own.
     """
 
@@ -61,6 +65,7 @@ class NerTrainer(Trainer):
         seat: Any = None,
         ranks: Ranks | None = None,
         planned_gb: float | None = None,
+        head_lr_ratio: float = 1.0,
         **kwargs: Any,
     ) -> None:
         positions = find_limit(getattr(kwargs["model"], "config", None))
@@ -76,6 +81,7 @@ class NerTrainer(Trainer):
         self.evaluation = evaluation
         self.pad_id = pad_id
         self.seat, self.ranks, self.planned_gb = seat, ranks, planned_gb
+        self.head_lr_ratio = head_lr_ratio
         self.micro_batch = micro_batch or self.args.train_batch_size
         model: Any = self.model
         self._trained = [one for one in model.parameters() if one.requires_grad]
@@ -95,6 +101,21 @@ class NerTrainer(Trainer):
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Create Trainer's optimizer, in which the head's parameters have a learning rate of their own.
+
+        With a ratio of 1 its groups stay as Trainer makes them, which checkpoints of earlier versions hold.
+        """
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.head_lr_ratio != 1 and len(optimizer.param_groups) == _GROUPS:
+            trained: Any = self.model
+            head = {id(one) for one in find_head_parameters(trained)}
+            for group in optimizer.param_groups[:_GROUPS]:
+                own = [one for one in group["params"] if id(one) in head]
+                group["params"] = [one for one in group["params"] if id(one) not in head]
+                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * self.head_lr_ratio})
+        return optimizer
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads the count, and it would go through all parameters in every step."""

@@ -26,6 +26,7 @@ SPACES: list[tuple[list[str], dict[str, str | None]]] = [
             "lora_target_modules": "model.lora_target_modules choice(all-linear, auto)",
             "bidirectional": "model.bidirectional choice(True, False)",
             "min_steps": "training.min_steps int(200, 1200)",
+            "head_lr_ratio": "training.head_lr_ratio choice(1, 2, 5, 10)",
         },
     ),
     (

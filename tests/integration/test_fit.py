@@ -59,6 +59,21 @@ def test_learns_and_returns_its_best_report(tiny: dict[str, Any]) -> None:
     assert all(json.loads(line)["eval_seconds"] > 0 for line in (folder / "result.json").read_text().splitlines())
 
 
+@pytest.mark.parametrize("ratio", [1.0, 5.0])
+def test_the_head_learns_at_a_rate_of_its_own(tiny: dict[str, Any], ratio: float) -> None:
+    """Adam's first step is as long as the learning rate, and both begin at 0."""
+    rate = 1e-3
+    tiny["training"] |= {"learning_rate": rate, "head_lr_ratio": ratio, "lr_scheduler_type": "constant"}
+    tiny["training"] |= {"warmup_ratio": 0, "num_epochs": 1, "per_device_train_batch_size": 1000, "reports": 1}
+    fit(tiny)
+    moved = {name: abs(one) for name, one in weights(tiny).items()}
+    [bias] = [one for name, one in moved.items() if name.endswith("score.bias")]
+    assert np.median(bias) == pytest.approx(rate * ratio, rel=1e-2)
+    adapters = [one for name, one in moved.items() if "lora_B" in name]
+    assert adapters
+    assert np.median(np.concatenate([one.ravel() for one in adapters])) == pytest.approx(rate, rel=1e-2)
+
+
 def test_same_seed_same_bits_other_seed_other_bits(tiny: dict[str, Any]) -> None:
     again, other = elsewhere(tiny, "again"), elsewhere(tiny, "other")
     other["seed"] = 1
@@ -267,7 +282,7 @@ def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], monkeypa
 def test_a_training_that_finds_nothing_says_why(
     tiny: dict[str, Any], caplog: pytest.LogCaptureFixture, rate: float, said: str
 ) -> None:
-    tiny["training"] |= {"learning_rate": rate, "reports": 8}
+    tiny["training"] |= {"learning_rate": rate, "head_lr_ratio": 1, "reports": 8}
     fit(tiny)
     warnings = [one.getMessage() for one in caplog.records if "no entity found right" in one.getMessage()]
     assert len(warnings) == 1
