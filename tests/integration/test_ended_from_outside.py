@@ -105,6 +105,18 @@ def test_ended_from_outside_then_resumed(tmp_path: Path, strategy: str, how: str
     exact(tmp_path, 6)
 
 
+def test_a_study_that_was_moved_is_resumed_where_it_is(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    process = start(first, "random")
+    until_reported(first, 12, process)
+    process.kill()
+    process.communicate(timeout=400)
+    first.rename(second)
+    run(second, "random", num_trials=6, resume=True)
+    exact(second, 6)
+    assert not first.exists(), "nothing is written to where it was"
+
+
 def test_a_second_leader_is_refused(tmp_path: Path) -> None:
     process = start(tmp_path, "random", seconds=0.3)
     try:

@@ -144,6 +144,7 @@ class Workplace:
             config: as the driver has written it.
             trains: whether its data and its model are needed.
         """
+        config.output_dir = str(self.folder)  # the study may have been moved since the config was written
 
 
 class _Copy(Workplace):
@@ -192,7 +193,7 @@ class _Copy(Workplace):
         self._sent.logged += len(added)
 
     def settle(self, config: Config, trains: bool) -> None:
-        config.output_dir = str(self.folder)
+        super().settle(config, trains)
         if trains:
             root = scratch.of_search(self._road.token)
             _bring_model(self._road, config.model, root / "models")
