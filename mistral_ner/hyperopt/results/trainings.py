@@ -121,7 +121,9 @@ class Trainings:
                 share = (config.training.threads or 1) * self.plan.passes
                 config.training.threads = max(1, min(capacity.cores(), share) // self.sharing)
             files.write_yaml(folder / "config.yaml", to_container(config))
-        return read_saved_config(folder / "config.yaml")
+        config = read_saved_config(folder / "config.yaml")
+        config.output_dir = str(folder)  # the study may have been moved since
+        return config
 
     def _of_the_search(self, candidate: Candidate, seed: int) -> tuple[Config, float] | None:
         """Return the config and the metric of the candidate's trial, if that was this very training and is whole."""
