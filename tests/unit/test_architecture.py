@@ -247,7 +247,7 @@ def _words(comment: str) -> list[str]:
 
 
 def test_importing_the_search_imports_none_of_the_heavy_libraries():
-    """Hydra's plugins import it for every command; in a notebook Optuna's progress bar warns as it is imported."""
+    """In a notebook Optuna's progress bar warns as it is imported, unless the search has switched that off before."""
     code = (
         "import sys; from mistral_ner.hyperopt import search; "
         "found = {'optuna', 'ray', 'torch', 'transformers', 'pyarrow'} & set(sys.modules); assert not found, found"
