@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 
-# Importing torch, transformers and peft takes a fifth less of the processor's time, and no more memory, than with
-# Python's own 700, 10 and 10 (measured with Python 3.11).
+# While torch, transformers and peft are imported, looking for garbage takes 0.4 of 6 seconds; with Python's own 700, 10
+# and 10 it takes 1.05 (Python 3.11). Peak memory is the same.
 _THRESHOLDS = 50_000, 20, 50
 
 
