@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 LENGTHS = "lengths"  # in a batch: tokens of each row, as numbers that stay on the host
 MICRO_BATCH = "micro_batch"  # in a report: rows that went through the network at once, if fewer than the batch
 
-_GROUPS = 2  # of Trainer's parameters: with weight decay, and without
-
 Report = Callable[[int, dict[str, float]], bool | None]
 
 
@@ -107,11 +105,12 @@ class NerTrainer(Trainer):
 
         With a ratio of 1 its groups stay as Trainer makes them, which checkpoints of earlier versions hold.
         """
+        is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if self.head_lr_ratio != 1 and len(optimizer.param_groups) == _GROUPS:
+        if is_new and self.head_lr_ratio != 1:
             trained: Any = self.model
             head = {id(one) for one in find_head_parameters(trained)}
-            for group in optimizer.param_groups[:_GROUPS]:
+            for group in list(optimizer.param_groups):
                 own = [one for one in group["params"] if id(one) in head]
                 group["params"] = [one for one in group["params"] if id(one) not in head]
                 optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * self.head_lr_ratio})

@@ -282,7 +282,7 @@ def test_two_processes_do_not_train_in_one_folder(tiny: dict[str, Any], monkeypa
 def test_a_training_that_finds_nothing_says_why(
     tiny: dict[str, Any], caplog: pytest.LogCaptureFixture, rate: float, said: str
 ) -> None:
-    tiny["training"] |= {"learning_rate": rate, "head_lr_ratio": 1, "reports": 8}
+    tiny["training"] |= {"learning_rate": rate, "reports": 8}
     fit(tiny)
     warnings = [one.getMessage() for one in caplog.records if "no entity found right" in one.getMessage()]
     assert len(warnings) == 1
