@@ -72,6 +72,15 @@ def _order(path: Path) -> int:
     return len(LONGEST) + (path.parent.name == "unit")
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_in_the_environment() -> Iterator[None]:
+    """No variable of a launcher or a tracker is left for the next test's commands, which would warn of it."""
+    yield
+    from mistral_ner.environment import forget_other_launchers
+
+    assert forget_other_launchers() == []
+
+
 @pytest.fixture
 def compose() -> Any:
     """Compose the real ``conf/`` with overrides, as ``launch.py`` would; returns a DictConfig without ``hydra``."""
