@@ -143,7 +143,7 @@ def exact(cluster: Cluster, trials: int) -> None:
     """Every trial ended once, and the study has each report that is on the disk, once."""
     found = read_study(cluster.study).trials
     assert [trial.number for trial in found] == list(range(trials))
-    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}, cluster.said()[-6000:]
     for trial in found:
         rows = reports_on_disk(cluster.study / f"trial_{trial.number:04d}")
         assert [row["report"] for row in rows] == list(range(1, len(rows) + 1))
@@ -155,10 +155,11 @@ def nothing_seen(cluster: Cluster) -> None:
     for worker in cluster.workers:
         assert not worker.see("/tmp/results").exists()
 
-    def swept() -> bool:
-        return not any(list(worker.see("/tmp").glob("mistral_ner-*/*")) for worker in cluster.workers)
+    def left() -> list[str]:
+        return [str(path) for worker in cluster.workers for path in worker.see("/tmp").glob("mistral_ner-*/*")]
 
-    until(swept, 20, "files are left", cluster.log("driver"))  # on a busy machine it takes longer than the search
+    # most of a busy machine's time may go to others, and a process that was killed may not have ended yet
+    until(lambda: not left(), 20, "files are left", cluster.log("driver"))
 
 
 def counted(cluster: Cluster, strategy: str, **hyperopt: Any) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def exact_calls(cluster: Cluster, trials: int) -> None:
     """Every trial ended once, no report that counted was made twice, none is missing from the study."""
     found = read_study(cluster.study).trials
     assert [trial.number for trial in found] == list(range(trials))
-    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}, cluster.said()[-6000:]
     for trial in found:
         calls = (cluster.study / f"trial_{trial.number:04d}" / "calls.txt").read_text().split()
         assert calls == [str(report) for report in range(1, len(trial.intermediate_values) + 1)]

@@ -149,7 +149,7 @@ def test_max_reports(tmp_path: Path, strategy: str) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_target_at_the_first_report(tmp_path: Path, strategy: str) -> None:
     """The trial that reached it wins, though it went no further; its config repeats just that."""
-    summary, _ = run(tmp_path, strategy, arithmetic(seconds=0.2), target=1.005)
+    summary, _ = run(tmp_path, strategy, arithmetic(seconds=0.2), target=1.005, max_concurrent=1)
     assert summary.budget_spent == "the target is reached (eval_f1 1.005)"
     assert summary.best_trial == 0
     assert summary.best_value >= 1.005

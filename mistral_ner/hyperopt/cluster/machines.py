@@ -172,30 +172,39 @@ def _look_around(probe: str) -> list[tuple[str, tuple[dict[str, str], bool]]]:
         ) from None
 
 
-def call_on_every_machine(
-    function: Callable[[], T], seconds: float | None = None, idle_too: bool = True
-) -> list[tuple[str, T]]:
+def call_on_every_machine(function: Callable[[], T], idle_too: bool = True) -> list[tuple[str, T]]:
     """Return what a function returns on each machine of Ray, with its address; one that goes meanwhile is left out.
 
     Args:
         function: to call.
-        seconds: to wait for each.
         idle_too: also on those that give nothing to trials, as a head often does.
 
     Raises:
-        ray.exceptions.RayError: it failed on one, or did not return in so many seconds.
+        ray.exceptions.RayError: it failed on one.
     """
+    answers = []
+    for address, answer in _begin_on_every_machine(function, idle_too):
+        with contextlib.suppress(ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):  # it has gone
+            answers.append((address, ray.get(answer)))
+    return answers
+
+
+def tell_every_machine(function: Callable[[], object], seconds: float) -> None:
+    """Call a function on each machine of Ray, and wait for them together, at most that many seconds.
+
+    A machine that has just died counts as alive for some seconds. The others do not wait for it.
+    """
+    begun = [answer for _, answer in _begin_on_every_machine(function)]
+    ray.wait(begun, num_returns=len(begun), timeout=seconds)
+
+
+def _begin_on_every_machine(function: Callable[[], object], idle_too: bool = True) -> list[tuple[str, Any]]:
     task = ray.remote(num_cpus=0)(function)
-    asked = [
+    return [
         (str(node["NodeManagerAddress"]), task.options(scheduling_strategy=on_node(node["NodeID"])).remote())
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"] and (idle_too or node["Resources"].get("CPU") or node["Resources"].get("GPU"))
     ]
-    answers = []
-    for address, answer in asked:
-        with contextlib.suppress(ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):  # it has gone
-            answers.append((address, ray.get(answer, timeout=seconds)))
-    return answers
 
 
 def on_node(node: str) -> NodeAffinitySchedulingStrategy:

@@ -21,7 +21,7 @@ from pathlib import Path
 from mistral_ner import locks
 
 _IN_USE = ".in-use"
-_ENDING = 3.0  # seconds in which a killed worker gives its locks back
+_ENDING = 10.0  # seconds in which a killed worker gives its locks back; an idle machine needs a tenth of one
 _PATIENCE = 3600.0  # seconds in which another worker of this machine may get the files of a large model
 
 

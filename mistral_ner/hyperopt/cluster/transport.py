@@ -30,7 +30,7 @@ from mistral_ner import files
 from mistral_ner.config.schema import Config, ModelConfig
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import scratch
-from mistral_ner.hyperopt.cluster.machines import call_on_every_machine, node_of_driver, on_node
+from mistral_ner.hyperopt.cluster.machines import node_of_driver, on_node, tell_every_machine
 from mistral_ner.hyperopt.cluster.parcels import LOG, Part, Place, apply, cut, list_files, write_parts
 from mistral_ner.hyperopt.cluster.road import TOKEN, MovedError, Road, unwrap, wrap
 from mistral_ner.hyperopt.cluster.workers import worker_class
@@ -42,6 +42,7 @@ Judge = Callable[[int, dict[str, float]], tuple[bool, bool]]
 _INCOMING = ".incoming"  # in a training's folder: what has come of a set of changes
 _AT_ONCE = 4  # questions that are answered side by side
 _LOOK = 5.0  # seconds that an empty mailbox is waited at
+_SWEEP = 20.0  # seconds in which every machine starts a process that removes what is left there
 _LOST = 600.0  # seconds in which a piece must have come
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class Office:
             shutil.rmtree(self._study / name / _INCOMING, ignore_errors=True)
         with suppress(Exception):
             token = self._road.token
-            call_on_every_machine(lambda: scratch.sweep_machine(token), seconds=_LOOK)
+            tell_every_machine(lambda: scratch.sweep_machine(token), _SWEEP)
 
     def _serve(self) -> None:
         last = 0
