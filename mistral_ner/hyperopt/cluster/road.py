@@ -144,7 +144,7 @@ class Workplace:
             config: as the driver has written it.
             trains: whether its data and its model are needed.
         """
-        config.output_dir = str(self.folder)  # the study may have been moved since the config was written
+        config.output_dir = str(self.folder)
 
 
 class _Copy(Workplace):

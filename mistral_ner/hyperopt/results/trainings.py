@@ -121,9 +121,7 @@ class Trainings:
                 share = (config.training.threads or 1) * self.plan.passes
                 config.training.threads = max(1, min(capacity.cores(), share) // self.sharing)
             files.write_yaml(folder / "config.yaml", to_container(config))
-        config = read_saved_config(folder / "config.yaml")
-        config.output_dir = str(folder)  # the study may have been moved since
-        return config
+        return read_saved_config(folder / "config.yaml")
 
     def _of_the_search(self, candidate: Candidate, seed: int) -> tuple[Config, float] | None:
         """Return the config and the metric of the candidate's trial, if that was this very training and is whole."""
@@ -165,10 +163,8 @@ class Trainings:
 
 
 def read_trial_config(plan: Plan, candidate: Candidate) -> Config:
-    """Return the config of a candidate's trial; the study may have been moved since it was written."""
-    config = read_saved_config(plan.folder / candidate.name / "config.yaml")
-    config.output_dir = str(plan.folder / candidate.name)
-    return config
+    """Return the config of a candidate's trial."""
+    return read_saved_config(plan.folder / candidate.name / "config.yaml")
 
 
 def has_checkpoint(plan: Plan, candidate: Candidate) -> bool:

@@ -298,7 +298,7 @@ _LAST = list(TrackingConfig.__dataclass_fields__)[-1]  # in the order of to_cont
 
 
 def read_saved_config(path: Path) -> Config:
-    """Read a config that a study has written.
+    """Read a config that a study has written; its ``output_dir`` is where the file lies, wherever that was before.
 
     Raises:
         UserError: the file is damaged.
@@ -310,4 +310,4 @@ def read_saved_config(path: Path) -> Config:
     # the last key is missing if the file was cut off
     if not isinstance(container, dict) or _LAST not in (container.get("tracking") or {}):
         raise UserError(f"{path} is damaged; fix: restore it from a copy, or search anew under another name")
-    return check(container)
+    return check({**container, "output_dir": str(path.parent)})
