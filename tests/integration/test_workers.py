@@ -20,7 +20,7 @@ import ray
 
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
-from mistral_ner.hyperopt.cluster.workers import Failed, Here, RayWorkers, actor_options
+from mistral_ner.hyperopt.cluster.workers import Call, Failed, Here, RayWorkers, WorkerDiedError, actor_options
 from mistral_ner.hyperopt.dispatch import run_search
 from mistral_ner.hyperopt.results.final import finalise
 from mistral_ner.hyperopt.results.trainings import Candidate
@@ -239,6 +239,34 @@ def test_a_dead_worker_costs_its_own_work_alone(plan: Plan) -> None:
     with closing(RayWorkers(plan, actor_options(ONE))) as workers:
         done = dict(workers.each(work, ["a", "killed", "refused", "b", "c"]))
     assert done == {"a": "a", "b": "b", "c": "c", "killed": Failed(WORKER_DIED), "refused": Failed("no such data")}
+
+
+def test_a_worker_that_dies_while_it_starts_costs_no_call(plan: Plan) -> None:
+    with closing(RayWorkers(plan, actor_options(ONE), at_once=1)) as workers:
+        call = workers.start(str, 1)
+        kill_starting(workers)
+        while not (done := workers.ended(1.0)):
+            pass
+        assert done == [call]
+        assert workers.result(call) == "1"
+
+
+def test_where_no_worker_starts_the_calls_fail(plan: Plan) -> None:
+    with closing(RayWorkers(plan, actor_options(ONE), at_once=1)) as workers:
+        calls = [workers.start(str, 1), workers.start(str, 2)]
+        done: list[Call] = []
+        while len(done) < len(calls):
+            kill_starting(workers)
+            done += workers.ended(1.0)
+        assert done == calls
+        for call in calls:
+            with pytest.raises(WorkerDiedError):
+                workers.result(call)
+
+
+def kill_starting(workers: RayWorkers) -> None:
+    for actor in workers._starting.values():
+        ray.kill(actor)
 
 
 def test_a_fault_of_the_program_is_raised(plan: Plan) -> None:

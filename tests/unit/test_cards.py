@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mistral_ner.config.schema import Config, ModelConfig
-from mistral_ner.hyperopt.cluster.workers import keep_to_share
+from mistral_ner.hyperopt.cluster.gpu import keep_to_share
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.model.memory import plan as memory_plan

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
 from mistral_ner.garbage import collect_rarely
+from mistral_ner.hyperopt.cluster.gpu import device_works
 from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.storage import hide_password
@@ -154,6 +154,7 @@ class RayWorkers(Remote):
         self._waiting: list[Call] = []
         self._outside: list[Any] = []  # actors of machines that get no calls: each keeps its place taken
         self._starting: dict[Any, Any] = {}  # Ray's reference to its first call, and the actor
+        self._died = 0  # of those that were starting, since the last one that has started
         self._idle: list[Any] = []  # an actor for each call that it has room for
         self._busy: dict[Any, tuple[Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
 
@@ -214,7 +215,10 @@ class RayWorkers(Remote):
         return call
 
     def _join(self, reference: Any) -> Call | None:
-        """Add a worker that has started. If it died instead, return a call that fails, so that none waits for ever."""
+        """Add a worker that has started; where they die instead, return a call that fails, so that none waits for ever.
+
+        As many as one machine has may die: Ray places workers on a dead machine until it notices.
+        """
         import ray
 
         actor, machine = self._starting.pop(reference), None
@@ -223,11 +227,13 @@ class RayWorkers(Remote):
         except ray.exceptions.RayTaskError:  # of a warm-up; the first call will raise it again, and be heard
             pass
         except ray.exceptions.RayError:
-            if not self._waiting:
+            self._died += 1
+            if not self._waiting or self._died <= self.at_once:
                 return None
             call = self._waiting.pop(0)
             call.error = WorkerDiedError(WORKER_DIED)
             return call
+        self._died = 0
         if machine is not None and is_stranger(self._plan, machine):
             self._outside.append(actor)
         else:
@@ -320,26 +326,3 @@ def _result(function: Callable[[T], R], item: T) -> R | Failed:
         return function(item)
     except UserError as error:
         return Failed(str(error))
-
-
-def keep_to_share(config: Config) -> None:
-    """Let this process take no more of its GPU's memory than its trials' share, so that it cannot starve the others."""
-    share = config.hyperopt.resources_per_trial.gpu
-    if share is None or not 0 < share < 1:
-        return
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share)
-
-
-def device_works() -> bool:
-    """Return whether this process can still compute: after some CUDA errors, every later call fails alike."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return True
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True

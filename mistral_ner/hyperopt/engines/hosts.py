@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner.garbage import collect_rarely
+from mistral_ner.hyperopt.cluster.gpu import device_works
 from mistral_ner.hyperopt.cluster.road import Road, work_in
-from mistral_ner.hyperopt.cluster.workers import Machine, device_works, introduce, worker_class
+from mistral_ner.hyperopt.cluster.workers import Machine, introduce, worker_class
 from mistral_ner.hyperopt.engines.trial import (
     FAILURE,
     REPORT,

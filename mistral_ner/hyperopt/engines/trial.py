@@ -22,8 +22,9 @@ from omegaconf import DictConfig
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
 from mistral_ner.garbage import collect_rarely
+from mistral_ner.hyperopt.cluster.gpu import device_works, keep_to_share
 from mistral_ner.hyperopt.cluster.road import Road, Workplace, work_in
-from mistral_ner.hyperopt.cluster.workers import Machine, device_works, introduce, keep_to_share
+from mistral_ner.hyperopt.cluster.workers import Machine, introduce
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
 from mistral_ner.hyperopt.study.event_log import write_trial_log

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from mistral_ner import files
 from mistral_ner.config.schema import Config, to_container
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.cluster.gpu import keep_to_share
 from mistral_ner.hyperopt.cluster.road import Road, work_in
-from mistral_ner.hyperopt.cluster.workers import Failed, Workers, keep_to_share
+from mistral_ner.hyperopt.cluster.workers import Failed, Workers
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.faults import value_at
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
