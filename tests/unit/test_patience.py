@@ -23,9 +23,17 @@ from mistral_ner.hyperopt.study.opening import lead_study
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import check_folder, has_lost_patience, reports_on_disk
 
-# a training whose loss goes up and down: its rate is far too high, and stays so
-RESTLESS = {"metric": "eval_loss", "mode": "min", "num_epochs": 2, "reports": 8, "threads": 1}
-RESTLESS |= {"learning_rate": 3.0, "lr_scheduler_type": "constant"}
+SETTINGS = {"metric": "eval_loss", "mode": "min", "num_epochs": 8, "reports": 8, "threads": 1}
+SETTINGS |= {"learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+
+
+@pytest.fixture
+def misled(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A training that surely gets worse: dev has people's tags for places, and places' for people."""
+    dev = Path(tiny["data"]["dev_file"]).read_text(encoding="utf-8")
+    swapped = tmp_path / "swapped.txt"
+    swapped.write_text(dev.replace("-PER", "-X").replace("-LOC", "-PER").replace("-X", "-LOC"))
+    return {**tiny, "data": {**tiny["data"], "dev_file": str(swapped)}, "training": {**SETTINGS}}
 
 
 @pytest.mark.parametrize(
@@ -82,14 +90,12 @@ def test_patience_acts_where_no_scheduler_decides(tmp_path: Path) -> None:
     assert stopping_rule(here) == "2 reports without a better one (training.patience)"
 
 
-def test_a_training_ends_when_it_gets_no_better(tiny: dict[str, Any], tmp_path: Path, cold: None) -> None:
-    settings = {**RESTLESS}
-    tiny["training"] = settings
-    fit(tiny)
+def test_a_training_ends_when_it_gets_no_better(misled: dict[str, Any], tmp_path: Path, cold: None) -> None:
+    fit(misled)
     whole = [row["eval_loss"] for row in reports_on_disk(tmp_path / "run")]
     ends = next(made for made in range(1, 9) if has_lost_patience(whole[:made], -1, 1))
     assert ends < len(whole) == 8
-    patient = {**tiny, "output_dir": str(tmp_path / "patient"), "training": {**settings, "patience": 1}}
+    patient = {**misled, "output_dir": str(tmp_path / "patient"), "training": {**SETTINGS, "patience": 1}}
     value = fit(patient)
     assert [row["eval_loss"] for row in reports_on_disk(tmp_path / "patient")] == whole[:ends]
     assert value == min(whole[:ends])
@@ -98,15 +104,14 @@ def test_a_training_ends_when_it_gets_no_better(tiny: dict[str, Any], tmp_path: 
 
 
 def test_trials_and_final_trainings_of_a_search_end_when_they_get_no_better(
-    tiny: dict[str, Any], tmp_path: Path, cold: None
+    misled: dict[str, Any], tmp_path: Path, cold: None
 ) -> None:
-    settings = {**RESTLESS}
-    tiny["training"] = {**settings, "patience": 1}
-    tiny["search_space"] = {"weight_decay": {"type": "choice", "choices": [0.0, 0.1]}}
+    misled["training"]["patience"] = 1
+    misled["search_space"] = {"weight_decay": {"type": "choice", "choices": [0.0, 0.1]}}
     place = {"strategy": "random", "optuna_sampler": "Random", "results_dir": str(tmp_path), "study_name": "s"}
     judged = {"metric": "eval_loss", "mode": "min", "num_trials": 2, "max_concurrent": 1}
-    tiny["hyperopt"] = {**place, **judged, "final": {"top_k": 1, "seeds": 1}}
-    found = search(tiny)
+    misled["hyperopt"] = {**place, **judged, "final": {"top_k": 1, "seeds": 1}}
+    found = search(misled)
     assert set(found.trials["state"]) == {"COMPLETE"}
     folders = [*(tmp_path / "s").glob("trial_*"), *(tmp_path / "s/final/candidates").iterdir()]
     assert len(folders) >= 3
