@@ -27,6 +27,8 @@ import pytest
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.mirror.bucket import Bucket
 from mistral_ner.hyperopt.mirror.fetch import fetch
+from mistral_ner.hyperopt.mirror.keep import Mirror
+from mistral_ner.hyperopt.mirror.outbox import Outbox
 from mistral_ner.hyperopt.mirror.owner import MARKER, Owner
 from mistral_ner.hyperopt.study.storage import JOURNAL
 from mistral_ner.training.checkpoint import STATE
@@ -274,3 +276,39 @@ def test_copies_that_have_both_gone_on(tmp_path: Path, keys: None) -> None:
     assert (tmp_path / "mine_older" / JOURNAL).read_bytes() == b"{}\n"
     Owner(study).release()
     assert not (tmp_path / "mine_older_2").exists()
+
+
+@pytest.mark.parametrize("marker", [True, False], ids=["its marker", "a journal that has gone on"])
+def test_a_leader_whose_place_was_taken_sends_no_more(
+    tmp_path: Path, keys: None, caplog: pytest.LogCaptureFixture, marker: bool
+) -> None:
+    """It was cut off for so long that another process has gone on from the bucket; the search itself goes on."""
+    study, folder = Bucket.open(f"s3://my-bucket/taken/{marker}"), tmp_path / "mine"
+    folder.mkdir()
+    owner = Owner(study)
+    owner.claim()
+    mirror = Mirror(study, folder, owner, Outbox(folder, None, owner.id))
+    (folder / JOURNAL).write_bytes(b"{}\n")
+    wait_for(lambda: study.read(JOURNAL) == b"{}\n")
+    if marker:
+        study.write(MARKER, json.dumps({"id": "other", "process": "7", "host": "spot-2", "over": ""}).encode())
+        said = "process 7 on spot-2 leads the study now"
+    else:
+        study.write(JOURNAL, theirs := b'{}\n{"theirs": 1}\n')
+        study.delete([MARKER])
+        said = "another process has gone on with the study"
+    (folder / JOURNAL).write_bytes(b'{}\n{"mine": 1}\n')
+    wait_for(lambda: said in caplog.text)
+    mirror.close()
+    assert f"{said}; this search goes on in {folder} and is mirrored no more" in caplog.text
+    assert caplog.text.count("mirrored no more") == 1
+    assert study.read(JOURNAL) == (b"{}\n" if marker else theirs)
+    if marker:
+        assert json.loads(study.read(MARKER) or b"")["id"] == "other", "it is not released"
+
+
+def wait_for(happens: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
