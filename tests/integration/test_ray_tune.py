@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import yaml
 from optuna.storages import JournalStorage
@@ -189,11 +192,6 @@ def test_broken_trials_fail_with_their_reason(tiny: dict[str, Any], tmp_path: Pa
 @pytest.mark.parametrize("max_failures", [0, 1])
 def test_killed_worker(tiny: dict[str, Any], tmp_path: Path, max_failures: int) -> None:
     """A worker is killed from outside: its trial FAILs with the reason, or goes on from its last report elsewhere."""
-    import threading
-    import time
-
-    import psutil
-
     tiny["training"] |= {"num_epochs": 12, "reports": 12}
     made = plan(tiny, tmp_path, num_trials=2, max_concurrent=1, asha_grace_period=12, max_failures=max_failures)
 
@@ -229,6 +227,28 @@ def test_killed_worker(tiny: dict[str, Any], tmp_path: Path, max_failures: int) 
         }
         assert fit(again) == trials[0].value, "a trial that was killed ends with the numbers of one that was not"
     assert summary.n_complete == 1 + max_failures
+
+
+def test_a_worker_that_dies_while_it_starts_costs_no_attempt(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """As on a machine that has died, which Ray has not noticed yet."""
+    made = plan(tiny, tmp_path, num_trials=1, max_concurrent=1, max_failures=0)
+    killed: list[int] = []
+
+    def kill_first_start() -> None:
+        while not killed:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if " ".join(process.cmdline()).strip() == "ray::ImplicitFunc.__init__":
+                        process.kill()
+                        killed.append(process.pid)
+
+    killer = threading.Thread(target=kill_first_start)
+    killer.start()
+    run_search(made)
+    killer.join()
+    (trial,) = stored_trials(made)
+    assert trial.state == TrialState.COMPLETE
+    assert "failures" not in trial.user_attrs
 
 
 def as_dict(made: Plan) -> dict[str, Any]:

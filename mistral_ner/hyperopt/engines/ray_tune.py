@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune import Callback
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
@@ -116,6 +117,7 @@ def _run(plan: Plan, searcher: StudySearcher, resources: dict[str, float], objec
         search_alg=searcher,
         scheduler=searcher.scheduler,
         stop=_IsOver(searcher),
+        callbacks=[_Starts(searcher)],
         num_samples=-1,  # the searcher says when it has no more
         reuse_actors=True,
         trial_dirname_creator=_only_folder,
@@ -164,6 +166,8 @@ class StudySearcher(DriverOnly, Searcher):
         self.numbers: dict[str, int] = {}  # Ray's id of a running trial to the study's number
         self.over = False  # no trial is left; those of Ray that have not begun hold machines with other versions
         self._elsewhere: list[int] = []  # trials that must begin on another machine
+        self._begun: set[str] = set()  # Ray's ids of those that have a worker
+        self._died = 0  # workers that were starting, since the last one that has started
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while there is nothing to start, FINISHED when all is done."""
@@ -260,11 +264,24 @@ class StudySearcher(DriverOnly, Searcher):
             if self.hosts is not None:
                 self.hosts.keep_out(number)
 
+    def note_start(self, trial_id: str) -> None:
+        """Note that a trial has a worker."""
+        self._begun.add(trial_id)
+        self._died = 0
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study that a trial is over, unless it only pauses."""
+        """Tell the study that a trial is over, unless it only pauses, or its worker has died before it began.
+
+        As many as one machine has may die so: Ray places workers on a dead machine until it notices.
+        """
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
+        if error and trial_id not in self._begun and self._died < self.study.plan.at_once:
+            self._died += 1
+            self._elsewhere.append(number)
+            return
+        self._begun.discard(trial_id)
         if error and self.hosts is not None:
             self.hosts.clear(number, self.study.plan.folder / trial_name(number))
         failure = self.scheduler.failures.pop(number, WORKER_DIED if error else None)
@@ -301,3 +318,13 @@ class _IsOver(DriverOnly, Stopper):
     def stop_all(self) -> bool:
         """Whether it is over."""
         return self.searcher.over or self.searcher.study.spent is not None
+
+
+class _Starts(DriverOnly, Callback):
+    """Tells the searcher which trials have a worker."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self.searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.searcher.note_start(trial.trial_id)
