@@ -42,18 +42,20 @@ LONGEST = [
 ]
 LONGEST += ["test_resume", "test_ended_from_outside", "test_ray_tune", "test_campaign", "test_choices_are_data"]
 LONGEST += ["test_smoke", "test_workers", "test_old_studies", "test_nothing_shared"]
-_LIMIT = 900  # seconds for a test that starts processes: a busy machine takes ten times as long as an idle one
+# seconds for a test that starts processes, unless --timeout says so: a busy machine needs ten times as many
+_LIMIT = 900
 # In CI, which lends two cores that others use, too, a test that starts processes gets a second try; `-rR` in the
 # Makefile lists each that needed one, to be mended like a failure. At a developer's desk there is none.
 _TRIES_MORE = 1 if os.environ.get("CI") else 0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
+    limit = config.getoption("timeout") or _LIMIT  # KILLS=40 needs more
     items.sort(key=lambda item: _order(item.path))
     for item in items:
         if item.path.parent.name != "unit":
-            item.add_marker(pytest.mark.timeout(_LIMIT))
+            item.add_marker(pytest.mark.timeout(limit))
             item.add_marker(pytest.mark.flaky(reruns=_TRIES_MORE))
 
 
