@@ -27,7 +27,7 @@ from mistral_ner.hyperopt.study.opening import read_study
 from tests.namespaces import Host, Network
 
 pytestmark = needs_hosts
-KILLS = int(os.environ.get("KILLS", "3"))  # of the campaign
+KILLS = int(os.environ.get("KILLS", "3"))  # of the campaign; 40 take half an hour: KILLS=40 and --timeout=3600
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
