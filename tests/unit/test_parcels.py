@@ -136,6 +136,22 @@ def test_what_a_killed_process_leaves_is_removed_and_what_a_living_one_has_is_no
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_whose_removal_was_cut_off_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "left/adapter").mkdir(parents=True)
+    (tmp_path / "left" / scratch._IN_USE).touch()
+    with monkeypatch.context() as broken:
+        broken.setattr(scratch.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scratch.sweep(tmp_path)
+    scratch.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_filled_once_and_whole(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         (folder / "a").touch()

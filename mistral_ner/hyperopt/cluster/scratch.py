@@ -55,7 +55,8 @@ def lend(parent: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            _remove(folder)
         lock.close()
 
 
@@ -76,8 +77,18 @@ def sweep(parent: Path) -> None:
     for folder in parent.iterdir() if parent.is_dir() else ():
         with suppress(OSError), (folder / _IN_USE).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (folder / _IN_USE).unlink()
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its lock file last: whoever is killed meanwhile leaves a folder that can be swept away."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _IN_USE:
+            path.unlink()
+    (folder / _IN_USE).unlink()
+    folder.rmdir()
 
 
 def sweep_machine(token: str) -> None:
