@@ -55,6 +55,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "steps_600": {"training": {"min_steps": 600}},
     "rate_2e-3_steps_600": {"training": {"learning_rate": 2e-3, "min_steps": 600}},
     "head_5": {"training": {"head_lr_ratio": 5.0}},
+    "focal_2": {"training": {"focal_gamma": 2.0}},
     "no_dropout": {"model": {"lora_dropout": 0.0}},
     "all_subwords": {"data": {"label_all_subwords": True}},
     "rate_5e-4_steps_600": {"training": {"learning_rate": 5e-4, "min_steps": 600}},

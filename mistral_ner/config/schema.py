@@ -110,6 +110,7 @@ class TrainingConfig:
 
     learning_rate: float = _value(1e-3, above=0)
     head_lr_ratio: float = _value(1.0, above=0)  # the head's learning rate over that of the adapter
+    focal_gamma: float = _value(0.0, low=0)  # of the focal loss, which looks away from easy words; 0: cross-entropy
     lr_scheduler_type: str = _value("linear", choices=("linear", "cosine", "constant", "constant_with_warmup"))
     warmup_ratio: float = _value(0.1, low=0, below=1)  # of all steps
     weight_decay: float = _value(0.01, low=0)

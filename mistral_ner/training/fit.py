@@ -222,6 +222,7 @@ def _train_on(
             ranks=ranks,
             planned_gb=None if seat is not None else plan_for_card(config, *counts, at_once),
             head_lr_ratio=config.training.head_lr_ratio,
+            focal_gamma=config.training.focal_gamma,
             callbacks=[reporter],
         )
         reporter.trainer = trainer

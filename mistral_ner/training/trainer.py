@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class NerTrainer(Trainer):
         ranks: this process's place among those that train this model together; None: it is the only one.
         planned_gb: memory that a step is expected to take, to compare with the GPU's; None: not known.
         head_lr_ratio: the head's learning rate over that of all other parameters.
+        focal_gamma: how much less a word weighs in the loss that the model is sure of.
         kwargs: Trainer's own.
     """
 
@@ -64,6 +66,7 @@ class NerTrainer(Trainer):
         ranks: Ranks | None = None,
         planned_gb: float | None = None,
         head_lr_ratio: float = 1.0,
+        focal_gamma: float = 0.0,
         **kwargs: Any,
     ) -> None:
         positions = find_limit(getattr(kwargs["model"], "config", None))
@@ -72,14 +75,14 @@ class NerTrainer(Trainer):
                 **collate(rows, pad_id, positions),
                 LENGTHS: [len(row["input_ids"]) for row in rows],
             },
-            compute_loss_func=_mean_loss,
+            compute_loss_func=partial(_mean_loss, gamma=focal_gamma),
             **kwargs,
         )
         self.remove_callback(PrinterCallback)  # the receiver of the reports prints them
         self.evaluation = evaluation
         self.pad_id = pad_id
         self.seat, self.ranks, self.planned_gb = seat, ranks, planned_gb
-        self.head_lr_ratio = head_lr_ratio
+        self.head_lr_ratio, self.focal_gamma = head_lr_ratio, focal_gamma
         self.micro_batch = micro_batch or self.args.train_batch_size
         model: Any = self.model
         self._trained = [one for one in model.parameters() if one.requires_grad]
@@ -154,7 +157,7 @@ class NerTrainer(Trainer):
         """Return the loss of a piece; with a seat its logits come from the pass, and gradients go as far as to them."""
         if self.seat is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return _sum_loss(self.seat.logits(inputs), inputs["labels"]) / num_items_in_batch
+        return _sum_loss(self.seat.logits(inputs), inputs["labels"], self.focal_gamma) / num_items_in_batch
 
     def take_train_loss(self, steps: int) -> float:
         """Return the mean training loss of the last ``steps`` optimiser steps and start a new sum.
@@ -199,18 +202,33 @@ class NerTrainer(Trainer):
         return metrics
 
 
-def _mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+def _mean_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int, gamma: float
+) -> torch.Tensor:
     """Return a piece's share of the mean loss over all labelled tokens of an optimiser step.
 
     The network's own loss is the mean over the piece; Trainer would add up such means.
     """
-    return _sum_loss(outputs.logits, labels) / num_items_in_batch
+    return _sum_loss(outputs.logits, labels, gamma) / num_items_in_batch
 
 
-def _sum_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
-    )
+def _sum_loss(logits: torch.Tensor, labels: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Return the sum of the focal loss over all labelled tokens; with a ``gamma`` of 0 it is the cross-entropy.
+
+    A token's cross-entropy is weighted by (1 - p) ** gamma, where p is the probability of its label (Lin et al. 2017,
+    https://arxiv.org/abs/1708.02002).
+
+    Args:
+        logits: [sentences, tokens, labels].
+        labels: [sentences, tokens]; -100 where there is none.
+        gamma: how much less a token weighs that the model is sure of.
+    """
+    flat = logits.flatten(0, 1).float(), labels.flatten()
+    if not gamma:
+        return torch.nn.functional.cross_entropy(*flat, ignore_index=-100, reduction="sum")
+    losses = torch.nn.functional.cross_entropy(*flat, ignore_index=-100, reduction="none")
+    # for a gamma under 1 the weight's slope is infinite at 0
+    return ((-torch.expm1(-losses)).clamp_min(1e-6) ** gamma * losses).sum()
 
 
 class Reporter(TrainerCallback):

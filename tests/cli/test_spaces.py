@@ -27,6 +27,7 @@ SPACES: list[tuple[list[str], dict[str, str | None]]] = [
             "bidirectional": "model.bidirectional choice(True, False)",
             "min_steps": "training.min_steps int(200, 1200)",
             "head_lr_ratio": "training.head_lr_ratio choice(1, 2, 5, 10)",
+            "focal_gamma": "training.focal_gamma choice(0, 1, 2)",
         },
     ),
     (
