@@ -213,6 +213,7 @@ def test_a_search_goes_on_from_the_bucket_on_another_machine(
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
     assert "random search completed" in output
+    assert not re.search("mirrored no more|lacks the end|cannot be written to", output), output
     assert not first.exists(), "nothing was written to where the first machine had its files"
 
     folder = second / "multirun/mine"
@@ -278,6 +279,22 @@ def test_copies_that_have_both_gone_on(tmp_path: Path, keys: None) -> None:
     assert not (tmp_path / "mine_older_2").exists()
 
 
+def test_a_damaged_marker_is_written_again(tmp_path: Path, keys: None, caplog: pytest.LogCaptureFixture) -> None:
+    study, folder = Bucket.open("s3://my-bucket/damaged/mine"), tmp_path / "mine"
+    folder.mkdir()
+    owner = Owner(study)
+    owner.claim()
+    mirror = Mirror(study, folder, owner, Outbox(folder, None, owner.id))
+    (folder / JOURNAL).write_bytes(b"{}\n")
+    wait_for(lambda: study.read(JOURNAL) == b"{}\n")
+    study.write(MARKER, b"{")
+    (folder / JOURNAL).write_bytes(b"{}\n{}\n")
+    wait_for(lambda: study.read(JOURNAL) == b"{}\n{}\n")
+    mirror.close()
+    assert (owner.find() or {})["over"] == "yes"
+    assert "mirrored no more" not in caplog.text
+
+
 @pytest.mark.parametrize("marker", [True, False], ids=["its marker", "a journal that has gone on"])
 def test_a_leader_whose_place_was_taken_sends_no_more(
     tmp_path: Path, keys: None, caplog: pytest.LogCaptureFixture, marker: bool
@@ -305,6 +322,24 @@ def test_a_leader_whose_place_was_taken_sends_no_more(
     assert study.read(JOURNAL) == (b"{}\n" if marker else theirs)
     if marker:
         assert json.loads(study.read(MARKER) or b"")["id"] == "other", "it is not released"
+
+
+def test_a_marker_can_be_read_while_it_is_written(keys: None) -> None:
+    """Its size is asked for first: one that grows, as from beat 9 to 10, was read without its end."""
+    owner, sizes = Owner(study := Bucket.open("s3://my-bucket/beats/mine")), set()
+    for beat in range(1, 13):
+        owner.write(over=beat == 12)
+        sizes.add(len(study.read(MARKER) or b""))
+        found = owner.find()
+        assert found is not None
+        assert (found["id"], found["over"]) == (owner.id, "yes" if beat == 12 else "")
+    assert len(sizes) == 1
+    whole = study.read(MARKER) or b""
+    study.write(MARKER, whole[:20])
+    threading.Timer(0.3, study.write, (MARKER, whole)).start()
+    assert (owner.find() or {})["id"] == owner.id
+    study.write(MARKER, b"{")
+    assert (owner.find() or {})["id"] == "", "it is damaged, and nobody's"
 
 
 def wait_for(happens: Callable[[], object], seconds: float = 60) -> None:

@@ -219,9 +219,9 @@ class Mirror:
         found = self._owner.find()
         if found is not None and found["id"] == self._owner.id:
             return
-        if found is not None:
+        if found is not None and found["id"]:
             raise _TakenError(f"{name(found)} leads the study now")
-        there = self._study.read(JOURNAL) or b""  # somebody has deleted the marker, and more perhaps
+        there = self._study.read(JOURNAL) or b""  # somebody has deleted the marker, and more perhaps, or damaged it
         if not read_whole_lines(self._folder / JOURNAL).startswith(there):
             raise _TakenError("another process has gone on with the study")
         self._outbox.forget()

@@ -21,6 +21,10 @@ from mistral_ner.hyperopt.mirror.bucket import Bucket
 MARKER = "leader.json"
 _BEAT = 4.0  # seconds
 _SILENCE = 3 * _BEAT
+# pyarrow asks for an object's size, then for so many bytes: one that grows in between is read without its end
+_SIZE = 512  # bytes of a marker, whatever it says
+_TRIES, _PAUSE = 5, 0.2  # seconds
+_UNKNOWN = {"id": "", "process": "", "host": "", "over": ""}
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +56,22 @@ class Owner:
         return None if found is None else str(found["id"])
 
     def find(self) -> dict[str, str] | None:
-        """Return the marker, None if there is none."""
-        content = self._study.read(MARKER)
-        if content is None:
-            return None
-        marker = {"id": "", "process": "", "host": "", "over": ""}
-        with suppress(ValueError, TypeError):
-            marker.update(json.loads(content))
-        return marker
+        """Return the marker, None if there is none; its ``id`` is empty if it cannot be read."""
+        for _ in range(_TRIES):
+            content = self._study.read(MARKER)
+            if content is None:
+                return None
+            with suppress(ValueError, TypeError):
+                return {**_UNKNOWN, **json.loads(content)}
+            time.sleep(_PAUSE)
+        return dict(_UNKNOWN)
 
     def write(self, over: bool = False) -> None:
         """Write the marker."""
         self._beats += 1
         mine = {"id": self.id, "process": str(os.getpid()), "host": socket.gethostname(), "beat": self._beats}
-        self._study.write(MARKER, json.dumps({**mine, "over": "yes" if over else ""}).encode())
+        content = json.dumps({**mine, "over": "yes" if over else ""})
+        self._study.write(MARKER, content.ljust(_SIZE).encode())
 
     def start(self) -> None:
         """Give signs of life from now on."""
