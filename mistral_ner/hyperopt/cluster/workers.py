@@ -121,6 +121,22 @@ class Remote(ABC):
                     yield item, Failed(str(error))
 
 
+class Starts:
+    """Counts workers that die while they start: Ray places them on a dead machine until it notices."""
+
+    def __init__(self) -> None:
+        self._died = 0  # since the last one that has started
+
+    def succeed(self) -> None:
+        """Note that a worker has started."""
+        self._died = 0
+
+    def may_die(self, at_once: int) -> bool:
+        """Note a death; return whether no more have died than run at once, so that another one should be started."""
+        self._died += 1
+        return self._died <= at_once
+
+
 class RayWorkers(Remote):
     """Ray actors that serve many calls until :meth:`close`; one that died or that a call broke is replaced.
 
@@ -154,7 +170,7 @@ class RayWorkers(Remote):
         self._waiting: list[Call] = []
         self._outside: list[Any] = []  # actors of machines that get no calls: each keeps its place taken
         self._starting: dict[Any, Any] = {}  # Ray's reference to its first call, and the actor
-        self._died = 0  # of those that were starting, since the last one that has started
+        self._starts = Starts()
         self._idle: list[Any] = []  # an actor for each call that it has room for
         self._busy: dict[Any, tuple[Call, Any]] = {}  # Ray's reference to a result, the call, and the actor
 
@@ -215,10 +231,7 @@ class RayWorkers(Remote):
         return call
 
     def _join(self, reference: Any) -> Call | None:
-        """Add a worker that has started; where they die instead, return a call that fails, so that none waits for ever.
-
-        As many as one machine has may die: Ray places workers on a dead machine until it notices.
-        """
+        """Add a worker that has started; where too many die, return a call that fails, so that none waits for ever."""
         import ray
 
         actor, machine = self._starting.pop(reference), None
@@ -227,13 +240,12 @@ class RayWorkers(Remote):
         except ray.exceptions.RayTaskError:  # of a warm-up; the first call will raise it again, and be heard
             pass
         except ray.exceptions.RayError:
-            self._died += 1
-            if not self._waiting or self._died <= self.at_once:
+            if self._starts.may_die(self.at_once) or not self._waiting:
                 return None
             call = self._waiting.pop(0)
             call.error = WorkerDiedError(WORKER_DIED)
             return call
-        self._died = 0
+        self._starts.succeed()
         if machine is not None and is_stranger(self._plan, machine):
             self._outside.append(actor)
         else:

@@ -23,7 +23,7 @@ from mistral_ner import files
 from mistral_ner.hyperopt.cluster.connect import join, lend_cluster
 from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.cluster.transport import Office, open_office
-from mistral_ner.hyperopt.cluster.workers import RayWorkers, actor_options, is_stranger
+from mistral_ner.hyperopt.cluster.workers import RayWorkers, Starts, actor_options, is_stranger
 from mistral_ner.hyperopt.engines.hosts import RELAY_CPUS, Hosts, relay_tune_trial
 from mistral_ner.hyperopt.engines.scheduler import DriverOnly, StudyScheduler
 from mistral_ner.hyperopt.engines.trial import STRANGER, VERSIONS, Objective, run_tune_trial
@@ -167,7 +167,7 @@ class StudySearcher(DriverOnly, Searcher):
         self.over = False  # no trial is left; those of Ray that have not begun hold machines with other versions
         self._elsewhere: list[int] = []  # trials that must begin on another machine
         self._begun: set[str] = set()  # Ray's ids of those that have a worker
-        self._died = 0  # workers that were starting, since the last one that has started
+        self._starts = Starts()
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while there is nothing to start, FINISHED when all is done."""
@@ -267,18 +267,14 @@ class StudySearcher(DriverOnly, Searcher):
     def note_start(self, trial_id: str) -> None:
         """Note that a trial has a worker."""
         self._begun.add(trial_id)
-        self._died = 0
+        self._starts.succeed()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study that a trial is over, unless it only pauses, or its worker has died before it began.
-
-        As many as one machine has may die so: Ray places workers on a dead machine until it notices.
-        """
+        """Tell the study that a trial is over, unless it only pauses, or its worker has died before it began."""
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
-        if error and trial_id not in self._begun and self._died < self.study.plan.at_once:
-            self._died += 1
+        if error and trial_id not in self._begun and self._starts.may_die(self.study.plan.at_once):
             self._elsewhere.append(number)
             return
         self._begun.discard(trial_id)
