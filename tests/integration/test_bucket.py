@@ -67,10 +67,12 @@ def answers(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
-def until(happens: Callable[[], object], process: subprocess.Popen[bytes] | warm.Process, seconds: float = 180) -> None:
+def until(
+    happens: Callable[[], object], process: subprocess.Popen[bytes] | warm.Process | None = None, seconds: float = 180
+) -> None:
     deadline = time.monotonic() + seconds
     while not happens():
-        assert process.poll() is None, "it has ended"
+        assert process is None or process.poll() is None, "it has ended"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -279,17 +281,23 @@ def test_copies_that_have_both_gone_on(tmp_path: Path, keys: None) -> None:
     assert not (tmp_path / "mine_older_2").exists()
 
 
-def test_a_damaged_marker_is_written_again(tmp_path: Path, keys: None, caplog: pytest.LogCaptureFixture) -> None:
-    study, folder = Bucket.open("s3://my-bucket/damaged/mine"), tmp_path / "mine"
+def begin(study: Bucket, folder: Path) -> tuple[Owner, Mirror]:
+    """Lead a study whose journal has one line, which the bucket has."""
     folder.mkdir()
     owner = Owner(study)
     owner.claim()
     mirror = Mirror(study, folder, owner, Outbox(folder, None, owner.id))
     (folder / JOURNAL).write_bytes(b"{}\n")
-    wait_for(lambda: study.read(JOURNAL) == b"{}\n")
+    until(lambda: study.read(JOURNAL) == b"{}\n")
+    return owner, mirror
+
+
+def test_a_damaged_marker_is_written_again(tmp_path: Path, keys: None, caplog: pytest.LogCaptureFixture) -> None:
+    study, folder = Bucket.open("s3://my-bucket/damaged/mine"), tmp_path / "mine"
+    owner, mirror = begin(study, folder)
     study.write(MARKER, b"{")
     (folder / JOURNAL).write_bytes(b"{}\n{}\n")
-    wait_for(lambda: study.read(JOURNAL) == b"{}\n{}\n")
+    until(lambda: study.read(JOURNAL) == b"{}\n{}\n")
     mirror.close()
     assert (owner.find() or {})["over"] == "yes"
     assert "mirrored no more" not in caplog.text
@@ -301,12 +309,7 @@ def test_a_leader_whose_place_was_taken_sends_no_more(
 ) -> None:
     """It was cut off for so long that another process has gone on from the bucket; the search itself goes on."""
     study, folder = Bucket.open(f"s3://my-bucket/taken/{marker}"), tmp_path / "mine"
-    folder.mkdir()
-    owner = Owner(study)
-    owner.claim()
-    mirror = Mirror(study, folder, owner, Outbox(folder, None, owner.id))
-    (folder / JOURNAL).write_bytes(b"{}\n")
-    wait_for(lambda: study.read(JOURNAL) == b"{}\n")
+    _, mirror = begin(study, folder)
     if marker:
         study.write(MARKER, json.dumps({"id": "other", "process": "7", "host": "spot-2", "over": ""}).encode())
         said = "process 7 on spot-2 leads the study now"
@@ -315,7 +318,7 @@ def test_a_leader_whose_place_was_taken_sends_no_more(
         study.delete([MARKER])
         said = "another process has gone on with the study"
     (folder / JOURNAL).write_bytes(b'{}\n{"mine": 1}\n')
-    wait_for(lambda: said in caplog.text)
+    until(lambda: said in caplog.text)
     mirror.close()
     assert f"{said}; this search goes on in {folder} and is mirrored no more" in caplog.text
     assert caplog.text.count("mirrored no more") == 1
@@ -340,10 +343,3 @@ def test_a_marker_can_be_read_while_it_is_written(keys: None) -> None:
     assert (owner.find() or {})["id"] == owner.id
     study.write(MARKER, b"{")
     assert (owner.find() or {})["id"] == "", "it is damaged, and nobody's"
-
-
-def wait_for(happens: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
