@@ -83,6 +83,21 @@ def nothing_left_in_the_environment() -> Iterator[None]:
     assert forget_other_launchers() == []
 
 
+@pytest.fixture(scope="session")
+def forked_workers() -> None:
+    """Ray's workers are forked, which saves their imports (see :mod:`tests.warm`)."""
+    from tests import warm
+
+    os.environ[warm.WORKERS] = warm.serve_workers()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (warm.SITE, os.environ.get("PYTHONPATH"))))
+
+
+@pytest.fixture
+def new_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of a Ray that this test starts are new processes."""
+    monkeypatch.delenv("TESTS_WARM_WORKERS", raising=False)
+
+
 @pytest.fixture
 def compose() -> Any:
     """Compose the real ``conf/`` with overrides, as ``launch.py`` would; returns a DictConfig without ``hydra``."""

@@ -13,7 +13,8 @@ is warned of. So each kind of command is also run as a new process in at least o
 - ``mistral_ner.predict``: ``tests/cli/test_predict_cli.py``
 - the five commands of README, the report among them: ``tests/cli/test_readme.py``
 
-Ray's workers and jobs of Slurm are always new processes.
+Ray's workers are forked as well, from another server (:func:`serve_workers`), but for those of a new process, on a host
+of its own (:mod:`tests.namespaces`) or in a test with the fixture ``new_workers``. Jobs of Slurm are new processes.
 """
 
 from __future__ import annotations
@@ -33,14 +34,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-ROOT = Path(__file__).parents[1]
+from tests.warm_server import SITE, WORKERS, read_at_import
 
-# What libraries read while they are imported begins so, but for PYTHONPATH, which the forked process reads, too.
-_READ_AT_IMPORT = (
-    *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "ATEN_"),
-    *("PYTHON", "MALLOC_", "LD_"),
-)
-_READ_LATER = ("PYTHONPATH",)
+ROOT = Path(__file__).parents[1]
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -50,16 +46,12 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
         ValueError: ``env`` has another value than the server and this process, which only a new process would read.
     """
     ours = _server().environment
-    for name, value in _at_import(env).items():
+    for name, value in read_at_import(env).items():
         # libraries set some in the process of the tests, when it imports them
         if value not in (ours.get(name), os.environ.get(name)):
             raise ValueError(f"{name}={value} is read while libraries are imported; start a new process for it")
     # Ray sets it in the process of the tests; where it finds it set, it does not read it again after a fork
     return {name: value for name, value in {**env, **ours}.items() if name != "RAY_AUTH_MODE"}
-
-
-def _at_import(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER}
 
 
 class Process:
@@ -172,32 +164,41 @@ def run_text(command: list[str], cwd: Path, env: Mapping[str, str], **more: Any)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+@functools.cache
+def _before_a_fork() -> dict[str, str]:
+    """Return what a server has read while it imported libraries.
+
+    One thread, so that none is left behind by a fork; a hub that has nothing and gives no answer; and torch must not
+    begin with a GPU before the fork only to see whether there is one.
+    """
+    hub = tempfile.mkdtemp(prefix="no-hub-")
+    atexit.register(shutil.rmtree, hub, ignore_errors=True)
+    one_thread = {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    return {**read_at_import(os.environ), **one_thread, "HF_HUB_OFFLINE": "1", "HF_HOME": hub}
+
+
+def _start(script: str, descriptors: tuple[int, ...], errors: IO[Any]) -> subprocess.Popen[bytes]:
+    """Start a server with these descriptors as its arguments."""
+    env = {**os.environ, **_before_a_fork()}
+    env.pop("PYTHONPATH", None)
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name(script)), *map(str, descriptors)],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        pass_fds=descriptors,
+    )
+
+
 class _Server:
     """The process that forks, and the socket that it listens to."""
 
     def __init__(self) -> None:
-        self._hub = tempfile.mkdtemp(prefix="no-hub-")
-        # One thread, so that none is left behind by a fork; a hub that has nothing and gives no answer; and torch must
-        # not begin with a GPU before the fork only to see whether there is one.
-        self.environment = {
-            **_at_import(os.environ),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": self._hub,
-            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        }
+        self.environment = _before_a_fork()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        env = {**os.environ, **self.environment}
-        env.pop("PYTHONPATH", None)
         with theirs, tempfile.TemporaryFile() as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("warm_server.py")), str(theirs.fileno())],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=[theirs.fileno()],
-            )
+            self._process = _start("warm_server.py", (theirs.fileno(),), errors)
             theirs.close()
             answer = self._control.recv(64)
             errors.seek(0)
@@ -213,10 +214,35 @@ class _Server:
         """End the server; what it has started runs on."""
         self._control.close()
         self._process.wait(30)
-        shutil.rmtree(self._hub, ignore_errors=True)
 
 
 @functools.cache
 def _server() -> _Server:
     """Return the server of this process, which starts it when it is first needed."""
     return _Server()
+
+
+@functools.cache
+def serve_workers() -> str:
+    """Start the server that forks workers for the Ray of this process and of its commands; return its socket's path.
+
+    Nobody waits for it here: a worker that asks before the libraries are imported waits.
+    """
+    folder = tempfile.mkdtemp(prefix="workers-")
+    control, theirs = socket.socketpair()
+    with (
+        theirs,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening,
+        Path(folder, "errors").open("wb") as errors,
+    ):
+        listening.bind(f"{folder}/socket")
+        listening.listen(64)
+        process = _start("warm_workers.py", (theirs.fileno(), listening.fileno()), errors)
+
+    def end() -> None:
+        control.close()
+        process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    return f"{folder}/socket"

@@ -1,6 +1,7 @@
 """Forks a process for every command it is told; started by :mod:`tests.warm`, and ended when its socket is closed.
 
-It has imported the libraries, and nothing of this project. Started as ``python tests/warm_server.py FD``.
+It has imported the libraries, and nothing of this project. Started as ``python tests/warm_server.py FD``. What it does
+before and after a fork, ``warm_workers.py`` does, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import socket
 import sys
 import tempfile
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +44,22 @@ LIBRARIES = {
 }
 
 
+WORKERS = "TESTS_WARM_WORKERS"  # the variable that says where warm_workers.py listens
+SITE = str(Path(__file__).with_name("warm_site"))  # what Python runs at its start in Ray's processes
+
+# What libraries read while they are imported begins so, but for PYTHONPATH, which a forked process reads, too.
+_READ_AT_IMPORT = (
+    *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "ATEN_"),
+    *("PYTHON", "MALLOC_", "LD_"),
+)
+_READ_LATER = ("PYTHONPATH",)
+
 _TAKES_CARE = "jemalloc_bg_thd"  # of pyarrow's allocator, which stops it before a fork and starts it after one
 
 
 def main(control: socket.socket) -> dict[str, Any]:
     """Serve until the socket is closed; return in each child that is forked, with what it has to run."""
-    atexit.register(_end_at_once)  # registered first, and so called last
-    before = set(os.environ)
-    for module, names in LIBRARIES.items():
-        for name in ("__name__", *names):
-            getattr(importlib.import_module(module), name)
-    set_by_them = {name: value for name, value in os.environ.items() if name not in before}
-    threads = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
-    left_behind = threads - {Path("/proc/self/comm").read_text().strip(), _TAKES_CARE}
-    assert not left_behind, f"a fork would leave {left_behind} behind"
-    gc.collect()
-    gc.freeze()  # so that a collection in a child does not copy every page
+    set_by_them = import_libraries(LIBRARIES)
     control.send(b"ready")
     running = selectors.DefaultSelector()
     running.register(control, selectors.EVENT_READ)
@@ -71,12 +73,32 @@ def main(control: socket.socket) -> dict[str, Any]:
                 os._exit(0)
             if not (pid := os.fork()):
                 _leave(running, control)
-                _take(descriptors)
+                take(descriptors)
                 return {**json.loads(message), "set_by_libraries": set_by_them}
             for descriptor in descriptors[:3]:
                 os.close(descriptor)
             running.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, descriptors[3]))
             control.send(b"%d" % pid)
+
+
+def import_libraries(libraries: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Import them, ready for a fork; return the variables that they have set."""
+    atexit.register(_end_at_once)  # registered first, and so called last
+    before = set(os.environ)
+    for module, names in libraries.items():
+        for name in ("__name__", *names):
+            getattr(importlib.import_module(module), name)
+    threads = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+    left_behind = threads - {Path("/proc/self/comm").read_text().strip(), _TAKES_CARE}
+    assert not left_behind, f"a fork would leave {left_behind} behind"
+    gc.collect()
+    gc.freeze()  # so that a collection in a child does not copy every page
+    return {name: value for name, value in os.environ.items() if name not in before}
+
+
+def read_at_import(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a process forked from one with other values would not heed."""
+    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER}
 
 
 def _tell(running: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
@@ -100,8 +122,8 @@ def _leave(running: selectors.BaseSelector, control: socket.socket) -> None:
     control.close()
 
 
-def _take(descriptors: list[int]) -> None:
-    """Take the standard files of a child; the last descriptor is the server's."""
+def take(descriptors: list[int]) -> None:
+    """Take the standard files of a child; further descriptors are the server's."""
     for number, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, number)
     for descriptor in descriptors:
@@ -115,12 +137,14 @@ def become(command: dict[str, Any]) -> None:
     os.chdir(command["folder"])
     os.environ.clear()
     os.environ.update(command["set_by_libraries"] | command["environment"])
+    if command["environment"].get(WORKERS):  # the Ray that it starts has its workers forked, too
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (SITE, os.environ.get("PYTHONPATH"))))
     tempfile.tempdir = None  # it may have been asked for under another TMPDIR
     importlib.import_module("numpy").random.seed()  # Python's own numbers begin anew after a fork, numpy's do not
     arguments = command["arguments"]
     sys.orig_argv = [sys.executable, *arguments]
     try:
-        _run(*arguments)
+        run(*arguments)
     except SystemExit as end:
         _exit_codes.append(end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None))
         raise
@@ -151,7 +175,8 @@ def _end_at_once() -> None:
             os._exit(_exit_codes[-1])
 
 
-def _run(how: str, *rest: str) -> None:
+def run(how: str, *rest: str) -> None:
+    """Run ``python HOW REST`` in this process."""
     sys.argv = [how, *(rest[1:] if how in ("-c", "-m") else rest)]
     first = {"-c": "", "-m": str(Path.cwd())}.get(how, str(Path(how).resolve().parent))
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _workers(forked_workers: None) -> None:
+    """All tests of this tier use them."""
+
+
 @pytest.fixture(scope="session")
 def small(toy_files: dict[str, str]) -> list[str]:
     """Overrides for a training of about a second."""

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from hosts import Cluster
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _workers(forked_workers: None) -> None:
+    """All tests of this tier use them."""
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     from hosts import Cluster  # late: it finds out whether hosts can be made

@@ -259,6 +259,7 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["ends", "SIGKILL"])
+@pytest.mark.usefixtures("new_workers")
 def test_a_private_ray_is_gone_afterwards(tmp_path: Path, how: str) -> None:
     search = start(tmp_path, "combined", seconds=0.2, num_trials=4)
     until(lambda: search.poll() is not None or list(tmp_path.glob("s/trial_*/calls.txt")), 180)
