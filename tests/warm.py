@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from tests.warm_server import SITE, WORKERS, read_at_import
+from tests.warm_server import read_at_import
 
 ROOT = Path(__file__).parents[1]
 

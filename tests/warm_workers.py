@@ -19,6 +19,7 @@ import shlex
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import warm_server
@@ -82,7 +83,7 @@ def _end(pid: int, sign: Any, running: dict[int, Any], sources: selectors.BaseSe
 
 def _differs(told: dict[str, Any]) -> bool:
     """Tell whether only a new process can be what is asked for."""
-    here = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
+    here = {name: str(Path("/proc/self/ns", name).readlink()) for name in _NAMESPACES}
     others = warm_server.read_at_import(told["environment"]).items()
     return (
         told["executable"] != sys.executable

@@ -35,7 +35,7 @@ class Looking:
             "server": psutil.Process().parent().cmdline()[1],
             "forked": "transformers.trainer" in sys.modules,
             "variables": {name: os.environ.get(name) for name in ("GIVEN", "RAY_JOB_ID", "PYTHONPATH", "HF_HOME")},
-            "folder": os.getcwd(),
+            "folder": str(Path.cwd()),
             "priority": priority,
             "own_group": os.getpgid(0) == os.getpid(),
             "arguments": sys.argv[0],

@@ -12,12 +12,13 @@ import os
 import sys
 
 _SERVER = os.environ.get("TESTS_WARM_WORKERS")
-_WORKERS = tuple(os.path.join("ray", "_private", "workers", name) for name in ("setup_worker.py", "default_worker.py"))
+_WORKERS = ("ray/_private/workers/setup_worker.py", "ray/_private/workers/default_worker.py")
 if _SERVER and len(sys.orig_argv) > 1 and sys.orig_argv[1].endswith(_WORKERS):
     import contextlib
     import json
     import resource
     import socket
+    from pathlib import Path
 
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.connect(_SERVER)
@@ -25,16 +26,17 @@ if _SERVER and len(sys.orig_argv) > 1 and sys.orig_argv[1].endswith(_WORKERS):
         told = {
             "arguments": sys.orig_argv[1:],
             "executable": sys.executable,
-            "folder": os.getcwd(),
+            "folder": str(Path.cwd()),
             "environment": dict(os.environ),
             "session": os.getsid(0) == os.getpid(),
             "group": os.getpgid(0) == os.getpid(),
             "nice": os.nice(0),
             "limits": {name: resource.getrlimit(getattr(resource, name)) for name in limits},
-            "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "net", "pid", "user")},
+            "namespaces": {
+                name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("mnt", "net", "pid", "user")
+            },
         }
         socket.send_fds(server, [json.dumps(told).encode()], [0, 1, 2])
         if worker := server.recv(16):
-            with open("/proc/self/comm", "wb") as name:
-                name.write(b"for %b" % worker)  # for who looks at the processes
+            Path("/proc/self/comm").write_bytes(b"for %b" % worker)  # for who looks at the processes
             os._exit(int(server.recv(16) or 1) & 0xFF)
