@@ -86,10 +86,10 @@ def nothing_left_in_the_environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def forked_workers() -> None:
     """Ray's workers are forked, which saves their imports (see :mod:`tests.warm`)."""
-    from tests import warm
+    from tests import warm, warm_server
 
-    os.environ[warm.WORKERS] = warm.serve_workers()
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (warm.SITE, os.environ.get("PYTHONPATH"))))
+    os.environ[warm_server.WORKERS] = warm.serve_workers()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (warm_server.SITE, os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture
