@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from mistral_ner.config.check import check
+from mistral_ner.hyperopt.results.best_config import escape_interpolations
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.spec.quoting import escape_interpolations
 
 TEXTS = [
     *("8 model=x", "${oc.env:HOME}", r"\${oc.env:HOME}", r"\\${x}", "$${x}", "${", "${x", "}", "$", "a,b", "{a: b}"),

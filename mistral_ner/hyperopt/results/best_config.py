@@ -6,6 +6,7 @@ winner's settings with its seed. The second line of the file says which.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from mistral_ner.hyperopt.results.final import Final
 from mistral_ner.hyperopt.results.model_card import name_settings
 from mistral_ner.hyperopt.results.trainings import FOLDER
 from mistral_ner.hyperopt.spec.plan import Plan, train_again, trial_name
-from mistral_ner.hyperopt.spec.quoting import escape_interpolations
 
 NAME = "best_config.yaml"
 
@@ -73,3 +73,13 @@ def _write(plan: Plan, config: dict[str, Any], description: str) -> str:
     if (copy := plan.config.hyperopt.save_best_config) is not None:
         files.write_text(Path(copy), text)
     return description
+
+
+def escape_interpolations(value: Any) -> Any:
+    """Return a value of a config file with its texts escaped, so that OmegaConf reads them back as they are."""
+    if isinstance(value, dict):
+        return {key: escape_interpolations(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escape_interpolations(item) for item in value]
+    # each pair of backslashes before ${ stands for one
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
