@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from tests.warm_server import read_at_import
+from tests.warm_server import WORKERS, read_at_import
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +51,8 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
         if value not in (ours.get(name), os.environ.get(name)):
             raise ValueError(f"{name}={value} is read while libraries are imported; start a new process for it")
     # Ray sets it in the process of the tests; where it finds it set, it does not read it again after a fork
-    return {name: value for name, value in {**env, **ours}.items() if name != "RAY_AUTH_MODE"}
+    found = {name: value for name, value in {**env, **ours}.items() if name != "RAY_AUTH_MODE"}
+    return found | {name: os.environ[name] for name in (WORKERS,) if name in os.environ}
 
 
 class Process:

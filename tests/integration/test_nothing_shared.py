@@ -12,6 +12,7 @@ from hosts import STUDY, Cluster, ended_well, exact, exact_calls, needs_hosts, n
 
 from mistral_ner import files
 from mistral_ner.hyperopt.dispatch import search
+from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import reports_on_disk
 from tests.namespaces import PROJECT, PYTHON
@@ -138,6 +139,26 @@ def test_each_trial_is_as_alone(
     for one, other in zip(ours, theirs, strict=True):  # in a pass, sums are rounded otherwise
         assert one["eval_f1"] == pytest.approx(other["eval_f1"], abs=0.05 if "trials_per_pass" in hyperopt else 0)
     assert (cluster.study / "final/merged/model.safetensors").exists() == ("merge" in hyperopt)
+
+
+def test_no_pass_goes_to_a_machine_with_other_versions(cluster: Cluster, config: dict[str, Any]) -> None:
+    """It joins when the others train; the trials that its place was taken for begin elsewhere, with no failure."""
+    config["training"]["num_epochs"] = 60
+    config["hyperopt"] |= {"num_trials": 12, "trials_per_pass": 2, "max_concurrent": None, "max_failures": 0}
+    config["hyperopt"]["final"] = {"enabled": False}
+    driver = cluster.search(config)
+    until(lambda: cluster.reports() or driver.poll() is not None, 400, "no reports", cluster.log("driver"))
+    stranger = cluster.add_worker(torch="0.1")
+    said = f"{stranger.address} has joined and gets no trials: "
+    try:
+        until(lambda: said in cluster.said() or driver.poll() is not None, 120, "not noticed", cluster.log("driver"))
+        ended_well(cluster, driver)
+    finally:
+        cluster.kill(stranger)  # the next search would be refused for it
+    assert cluster.said().count("gets no trials") == 1
+    exact(cluster, 12)
+    nothing_seen(cluster)
+    assert not any("failures" in trial.user_attrs for trial in read_study(cluster.study).trials)
 
 
 APP = f"""
