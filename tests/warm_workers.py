@@ -24,7 +24,7 @@ from typing import Any
 
 import warm_server
 
-_OF_RAY = ("google.protobuf.message", "pydantic", "requests", "jsonschema", "msgpack", "colorama")
+_OF_RAY = ("google.protobuf.message", "pydantic", "requests", "jsonschema", "msgpack")
 _LIBRARIES = {name: late for name, late in warm_server.LIBRARIES.items() if not name.startswith(("ray", "plotly"))}
 _LIBRARIES |= dict.fromkeys(_OF_RAY, ())
 _NAMESPACES = ("mnt", "net", "pid", "user")
