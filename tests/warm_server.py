@@ -47,12 +47,13 @@ LIBRARIES = {
 WORKERS = "TESTS_WARM_WORKERS"  # the variable that says where warm_workers.py listens
 SITE = str(Path(__file__).with_name("warm_site"))  # what Python runs at its start in Ray's processes
 
-# What libraries read while they are imported begins so, but for PYTHONPATH, which a forked process reads, too.
+# What libraries read while they are imported begins so, but for what a forked process reads, too. Ray sets
+# PYTHONBREAKPOINT in its driver's process, whose next Ray inherits it.
 _READ_AT_IMPORT = (
     *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "ATEN_"),
     *("PYTHON", "MALLOC_", "LD_"),
 )
-_READ_LATER = ("PYTHONPATH",)
+_READ_LATER = ("PYTHONPATH", "PYTHONBREAKPOINT")
 
 _TAKES_CARE = "jemalloc_bg_thd"  # of pyarrow's allocator, which stops it before a fork and starts it after one
 

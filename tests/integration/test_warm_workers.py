@@ -19,7 +19,10 @@ from tests import warm
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    """The second Ray of this process: it inherits what the first has set in the environment."""
+    for _ in range(2):
+        ray.shutdown()
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
