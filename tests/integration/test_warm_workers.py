@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -65,12 +66,11 @@ def is_gone(pid: int) -> bool:
 
 def first_process_of(worker: int) -> int:
     """The process that Ray has started, and that waits for the end of the one that was forked."""
-    (found,) = [
-        one.pid
-        for one in psutil.Process().children(recursive=True)
-        if Path(f"/proc/{one.pid}/comm").read_text().strip() == f"for {worker}"
-    ]
-    return found
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if Path(f"/proc/{process.pid}/comm").read_text().strip() == f"for {worker}":
+                return process.pid
+    raise AssertionError(f"nobody waits for {worker}")
 
 
 def test_it_is_as_a_new_one() -> None:
