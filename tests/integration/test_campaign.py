@@ -36,6 +36,7 @@ def start(told: str, log: Path) -> Any:
         return warm.Process([str(LIFE), told], Path.cwd(), ENVIRONMENT, start_new_session=True, stdout=file)
 
 
+@pytest.mark.usefixtures("new_workers")  # what is killed is found in the process tree of the search
 @pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
 def test_nothing_is_lost_and_nothing_is_done_twice(case: Case) -> None:
     figures = campaign(case, seed=1, trials=10, start=start)

@@ -81,11 +81,13 @@ def count_room(one: dict[str, float], strangers: Collection[str]) -> Callable[[]
         one: the CPUs and GPUs of a worker.
         strangers: addresses of machines that get no trials, as they are found.
     """
-    found, until = 1, 0.0
+    found, until, known = 1, 0.0, 0
 
     def count() -> int:
-        nonlocal found, until
-        if time.monotonic() >= until:
+        nonlocal found, until, known
+        # a worker for a place that a stranger has would wait for ever, and its trials with it
+        if time.monotonic() >= until or len(strangers) != known:
+            known = len(strangers)
             nodes = ray.nodes()  # type: ignore[no-untyped-call]
             theirs = [node for node in nodes if node["Alive"] and node["NodeManagerAddress"] not in strangers]
             found = max(1, sum(_fit_on(node["Resources"], one) for node in theirs))
