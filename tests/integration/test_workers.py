@@ -183,7 +183,11 @@ def test_a_worker_whose_gpu_a_trial_has_broken_is_replaced(plan: Plan, strategy:
         def broken() -> None:
             raise RuntimeError("CUDA error: device-side assert triggered")
 
-        Path(config.output_dir, "process").write_text(str(os.getpid()))
+        mine = Path(config.output_dir, "process")
+        mine.write_text(str(os.getpid()))
+        first = [mine.parents[1] / f"trial_000{number}" / "process" for number in range(2)]
+        while mine in first and not all(path.exists() for path in first):
+            time.sleep(0.02)  # so that each of the two workers has one of them
         if config.output_dir.endswith("2"):
             torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, broken
         for number in range(1, config.training.reports + 1):
