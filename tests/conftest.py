@@ -95,7 +95,9 @@ def forked_workers() -> None:
 @pytest.fixture
 def new_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers of a Ray that this test starts are new processes."""
-    monkeypatch.delenv("TESTS_WARM_WORKERS", raising=False)
+    from tests import warm_server
+
+    monkeypatch.delenv(warm_server.WORKERS, raising=False)
 
 
 @pytest.fixture

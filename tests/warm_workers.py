@@ -27,7 +27,6 @@ import warm_server
 _OF_RAY = ("google.protobuf.message", "pydantic", "requests", "jsonschema", "msgpack")
 _LIBRARIES = {name: late for name, late in warm_server.LIBRARIES.items() if not name.startswith(("ray", "plotly"))}
 _LIBRARIES |= dict.fromkeys(_OF_RAY, ())
-_NAMESPACES = ("mnt", "net", "pid", "user")
 
 
 def main(control: socket.socket, listening: socket.socket) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def _end(pid: int, sign: Any, running: dict[int, Any], sources: selectors.BaseSe
 
 def _differs(told: dict[str, Any]) -> bool:
     """Tell whether only a new process can be what is asked for."""
-    here = {name: str(Path("/proc/self/ns", name).readlink()) for name in _NAMESPACES}
+    here = {name: str(Path("/proc/self/ns", name).readlink()) for name in told["namespaces"]}
     others = warm_server.read_at_import(told["environment"]).items()
     return (
         told["executable"] != sys.executable
