@@ -6,8 +6,10 @@ import os
 __version__ = "0.1.0"
 
 # Before torch is loaded: OpenMP's threads otherwise wait by spinning, which makes a training many times slower as soon
-# as another process wants the same cores. Processes that are started from here inherit it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# as another process wants the same cores. If they sleep at once, it costs more to wake them than a small batch gains by
+# two threads (bench/spin.py). Processes that are started from here inherit it.
+if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") == "PASSIVE":
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # some microseconds
 
 # Before CUDA is used: batches of many lengths leave gaps between blocks of fixed size. torch's older name for the same
 # variable goes first where somebody has set it.
