@@ -17,9 +17,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.warm_server import SITE, WORKERS
+
 ROOT = Path(__file__).parents[1]
 PYTHON = str(Path(sys.prefix).resolve() / "bin/python")  # where /tmp does not hide it
 PROJECT = "/mnt/project"  # on every host
+_SITE, _SERVER = "/mnt/site", "/mnt/server"  # what Ray's workers need to be forked, as in the other tests
 _NET = "10.231.7"  # private addresses, in a network that only these namespaces see
 
 
@@ -83,7 +86,7 @@ class Host:
     def __init__(self, name: str, address: str, network: Network) -> None:
         self.name, self.address, self.network = name, address, network
         own = (
-            f"mount -t tmpfs own /mnt && mkdir {PROJECT} && mount --bind '{ROOT}' {PROJECT} && "
+            f"mount -t tmpfs own /mnt && mkdir {PROJECT} && mount --bind '{ROOT}' {PROJECT} && {_show_server()}"
             "mount -t tmpfs own /tmp && mount -t tmpfs own /dev/shm && mkdir -p /tmp/home && touch /tmp/there"
         )
         command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -166,6 +169,14 @@ class Host:
             self._process.stderr.close()
 
 
+def _show_server() -> str:
+    """Return a script that lets a host see the server of workers, if there is one."""
+    if WORKERS not in os.environ:
+        return ""
+    seen = {SITE: _SITE, str(Path(os.environ[WORKERS]).parent): _SERVER}
+    return "".join(f"mkdir {there} && mount --bind '{here}' {there} && " for here, there in seen.items())
+
+
 def start_ray(host: Host, log: Path, head: Host | None = None, cpus: int = 0, **more: str) -> subprocess.Popen[str]:
     """Start Ray on a host: a head, or a machine that joins one."""
     ray = str(Path(PYTHON).with_name("ray"))
@@ -174,4 +185,7 @@ def start_ray(host: Host, log: Path, head: Host | None = None, cpus: int = 0, **
         place = [f"--address={head.address}:6379"]
     shape = [f"--num-cpus={cpus}", f"--node-ip-address={host.address}", "--object-store-memory=300000000"]
     env = {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_TMPDIR": "/tmp", **more}
+    if WORKERS in os.environ:
+        env[WORKERS] = f"{_SERVER}/{Path(os.environ[WORKERS]).name}"
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (_SITE, more.get("PYTHONPATH"))))
     return host.start(ray, "start", "--block", "--disable-usage-stats", *shape, *place, log=log, **env)

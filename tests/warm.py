@@ -13,8 +13,8 @@ is warned of. So each kind of command is also run as a new process in at least o
 - ``mistral_ner.predict``: ``tests/cli/test_predict_cli.py``
 - the five commands of README, the report among them: ``tests/cli/test_readme.py``
 
-Ray's workers are forked as well, from another server (:func:`serve_workers`), but for those of a new process, on a host
-of its own (:mod:`tests.namespaces`) or in a test with the fixture ``new_workers``. Jobs of Slurm are new processes.
+Ray's workers are forked as well, from another server (:func:`serve_workers`), but for those of a new process or in a
+test with the fixture ``new_workers``. Jobs of Slurm are new processes.
 """
 
 from __future__ import annotations
@@ -182,8 +182,9 @@ def _start(script: str, descriptors: tuple[int, ...], errors: IO[Any]) -> subpro
     """Start a server with these descriptors as its arguments."""
     env = {**os.environ, **_before_a_fork()}
     env.pop("PYTHONPATH", None)
+    python = Path(sys.prefix).resolve() / "bin/python"  # where hosts see it that have a /tmp of their own
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name(script)), *map(str, descriptors)],
+        [str(python), str(Path(__file__).with_name(script)), *map(str, descriptors)],
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,9 +1,9 @@
 """Forks Ray's workers from a process that has imported the libraries they need, but for Ray itself.
 
 Ray reads what it is told in variables while it is imported, so it is imported after the fork. How a worker gets here is
-in ``tests/warm_site/sitecustomize.py``. A worker is a new process all the same if its command is one (``launch(…,
-new=True)``), if it runs on a host of its own (:mod:`tests.namespaces`), if a variable has another value that libraries
-read while they are imported, or if a test asks for it with the fixture ``new_workers``.
+in ``tests/warm_site/sitecustomize.py``. A worker of a host of its own (:mod:`tests.namespaces`) enters the host after
+the fork. A worker is a new process all the same if its command is one (``launch(…, new=True)``), if a variable has
+another value that libraries read while they are imported, or if a test asks for it with the fixture ``new_workers``.
 
 Started by :func:`tests.warm.serve_workers` as ``python tests/warm_workers.py CONTROL LISTENING``.
 """
@@ -11,6 +11,7 @@ Started by :func:`tests.warm.serve_workers` as ``python tests/warm_workers.py CO
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import selectors
 import shlex
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ import warm_server
 _OF_RAY = ("google.protobuf.message", "pydantic", "requests", "jsonschema", "msgpack")
 _LIBRARIES = {name: late for name, late in warm_server.LIBRARIES.items() if not name.startswith(("ray", "plotly"))}
 _LIBRARIES |= dict.fromkeys(_OF_RAY, ())
+_NAMESPACES = {"mnt": 0x0002_0000, "net": 0x4000_0000, "pid": 0x2000_0000}  # those that a host has, and CLONE_NEW…
+_PR_SET_PDEATHSIG = 1
 
 
 def main(control: socket.socket, listening: socket.socket) -> dict[str, Any]:
@@ -47,6 +51,7 @@ def main(control: socket.socket, listening: socket.socket) -> dict[str, Any]:
             asking, _ = listening.accept()
             message, descriptors, _, _ = socket.recv_fds(asking, 1 << 20, 3)
             told = json.loads(message) if message else {}
+            caller = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
             if not told or _differs(told):
                 asking.close()
             elif pid := os.fork():
@@ -62,7 +67,7 @@ def main(control: socket.socket, listening: socket.socket) -> dict[str, Any]:
                 for one in (control, listening, asking):
                     one.close()
                 warm_server.take(descriptors)
-                return {**told, "set_by_libraries": set_by_them}
+                return {**told, "set_by_libraries": set_by_them, "asking": caller}
             for descriptor in descriptors:
                 os.close(descriptor)
 
@@ -84,13 +89,21 @@ def _end(pid: int, sign: Any, running: dict[int, Any], sources: selectors.BaseSe
 
 def _differs(told: dict[str, Any]) -> bool:
     """Tell whether only a new process can be what is asked for."""
-    here = {name: str(Path("/proc/self/ns", name).readlink()) for name in told["namespaces"]}
     others = warm_server.read_at_import(told["environment"]).items()
-    return (
-        told["executable"] != sys.executable
-        or told["namespaces"] != here
-        or any(os.environ.get(name) != value for name, value in others)
-    )
+    return told["python"] != sys.prefix or any(os.environ.get(name) != value for name, value in others)
+
+
+def _enter_host(told: dict[str, Any]) -> None:
+    """Go where the process is that asked: its file system, its network and its processes."""
+    here = {name: str(Path("/proc/self/ns", name).readlink()) for name in _NAMESPACES}
+    if told["namespaces"] == here:
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.setns(os.pidfd_open(told["asking"]), sum(_NAMESPACES.values())):
+        raise OSError(ctypes.get_errno(), "this process cannot enter the host")
+    if worker := os.fork():  # only a child is among the processes of the host
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) & 0xFF)
+    library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _reads_others(told: dict[str, Any]) -> bool:
@@ -101,6 +114,7 @@ def _reads_others(told: dict[str, Any]) -> bool:
 
 def become(told: dict[str, Any]) -> None:
     """Take the place of the process that asked, and let Ray's own file say what a worker executes."""
+    _enter_host(told)
     if told["group"] and not told["session"]:
         os.setpgid(0, 0)
     os.nice(told["nice"] - os.nice(0))

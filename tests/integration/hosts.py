@@ -116,6 +116,10 @@ class Cluster:
         return [host for host in self.workers if works(host)]
 
 
+def has_forked_workers(host: Host) -> bool:
+    return any(Path(f"/proc/{pid}/comm").read_text().startswith("for ") for pid, _ in host.processes())
+
+
 def works(host: Host) -> bool:
     return bool(list(host.see("/tmp").glob("mistral_ner-*/*/visits/*/trial_*")))
 

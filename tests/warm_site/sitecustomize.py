@@ -25,16 +25,14 @@ if _SERVER and len(sys.orig_argv) > 1 and sys.orig_argv[1].endswith(_WORKERS):
         limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
         told = {
             "arguments": sys.orig_argv[1:],
-            "executable": sys.executable,
+            "python": str(Path(sys.prefix).resolve()),
             "folder": str(Path.cwd()),
             "environment": dict(os.environ),
             "session": os.getsid(0) == os.getpid(),
             "group": os.getpgid(0) == os.getpid(),
             "nice": os.nice(0),
             "limits": {name: resource.getrlimit(getattr(resource, name)) for name in limits},
-            "namespaces": {
-                name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("mnt", "net", "pid", "user")
-            },
+            "namespaces": {name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("mnt", "net", "pid")},
         }
         socket.send_fds(server, [json.dumps(told).encode()], [0, 1, 2])
         if worker := server.recv(16):
