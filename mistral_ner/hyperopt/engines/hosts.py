@@ -35,10 +35,14 @@ RELAY_CPUS = 0.001  # of a worker that relays reports
 _OF_PASS = 0.9  # of a pass's CPUs for its host: Ray may put relays on any machine, and each must have room for a host
 _ENDED = "ended"
 _PATIENCE = 60.0  # seconds for a host that does not answer
+_SHORT = 10.0  # the same, where another host can do its work
+_LATE = 30.0  # seconds after which a host that has not started is taken to wait for a place
 
 
 class Hosts:
     """The hosts of a search: started when trials come, as many as the search has passes; one that died is replaced.
+
+    A new host may find no place: a machine died, or others use the cluster. It gets the place of one that is idle.
 
     Args:
         plan: the search.
@@ -51,18 +55,53 @@ class Hosts:
         # a thread for each trial that asks for its report, and for one that ends another's remains
         self._class = worker_class({**options, "max_concurrency": 2 * plan.config.hyperopt.trials_per_pass}, _Host)
         self._actors: dict[str, Any] = {}  # by name
+        self._starting: dict[
+            str, tuple[Any, float]
+        ] = {}  # what a host returns once it has started; since when it waits
         self._outside: list[Any] = []  # of machines that get no trials: each keeps its place taken
         self._of: dict[int, str] = {}  # the host of each trial
 
     def choose(self, number: int, running: Iterable[int]) -> str:
         """Return the name of an idle or a new host for a trial, else of the one with the fewest of those that run."""
-        busy = Counter(self._of[one] for one in running if one in self._of)
+        busy = self._count_trials(running)
+        for idle in [name for name in self._actors if not busy[name]]:
+            self._forget_if_dead(idle)
         chosen = min(self._actors, key=lambda name: busy[name], default="")
-        if (not chosen or busy[chosen]) and len(self._actors) < self._plan.passes:
+        if not chosen or (busy[chosen] and len(self._actors) < self._plan.passes):
             chosen = f"host-{uuid.uuid4().hex[:12]}"
-            self._actors[chosen] = self._class.options(name=chosen).remote()
+            actor = self._actors[chosen] = self._class.options(name=chosen).remote()
+            self._starting[chosen] = actor.introduce.remote(), time.monotonic()
         self._of[number] = chosen
         return chosen
+
+    def _count_trials(self, running: Iterable[int]) -> Counter[str]:
+        return Counter(self._of[one] for one in running if one in self._of)
+
+    def _forget_if_dead(self, name: str) -> None:
+        """End a host that has started and answers no more: its machine may have died while it was idle."""
+        import ray
+
+        if name in self._starting:
+            return
+        try:
+            ray.get(self._actors[name].introduce.remote(), timeout=_SHORT)
+        except ray.exceptions.RayError:  # GetTimeoutError is one
+            ray.kill(self._actors.pop(name))
+
+    def make_room(self, running: Iterable[int]) -> None:
+        """End an idle host if another one waits for a place: else it might wait for ever, and its trials with it."""
+        import ray
+
+        if not self._starting:
+            return
+        started = ray.wait([one for one, _ in self._starting.values()], num_returns=len(self._starting), timeout=0)[0]
+        self._starting = {name: one for name, one in self._starting.items() if one[0] not in started}
+        busy, now = self._count_trials(running), time.monotonic()
+        late = [name for name, (_, since) in self._starting.items() if busy[name] and now - since > _LATE]
+        idle = [name for name in self._actors if name not in self._starting and not busy[name]]
+        for waits, ended in zip(late, idle, strict=False):
+            ray.kill(self._actors.pop(ended))
+            self._starting[waits] = self._starting[waits][0], now  # it has time to start
 
     def keep_out(self, number: int) -> None:
         """Give no trials to a trial's host any more, and leave it where it is."""

@@ -171,6 +171,8 @@ class StudySearcher(DriverOnly, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's config, None while there is nothing to start, FINISHED when all is done."""
+        if self.hosts is not None:
+            self.hosts.make_room(self.numbers.values())
         if len(self.numbers) >= self.study.plan.at_once:
             return None
         if self.study.spent:
