@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ def plan(folder: Path, share: float | None = None, seeds: int = 3) -> Plan:
                 "max_concurrent": 1,
                 "results_dir": str(folder),
                 "study_name": "s",
+                "timeout": 60,
                 "final": {"share": share, "seeds": seeds},
             },
         }
@@ -72,16 +74,27 @@ def score(f1: float) -> Any:
 
 
 def race(
-    folder: Path, f1: dict[Any, list[float]], share: float | None = None, seeds: int = 3, trials: int = 0
+    folder: Path,
+    f1: dict[Any, list[float]],
+    share: float | None = None,
+    seeds: int = 3,
+    trials: int = 0,
+    left: float | None = None,
 ) -> tuple[Race, Given, list[int | None]]:
-    """Run a race of the default config (None) and trials; the search has ``trials`` more of a second each."""
+    """Run a race of the default config (None) and trials; the search has ``trials`` more of a second each.
+
+    There are ``left`` seconds until the timeout, and no time passes: trainings only say that they took any.
+    """
     made = plan(folder, share, seeds)
     rates = {trial: 1e-3 if trial is None else 1e-4 * (trial + 2) for trial in f1}
     finalists = [Finalist(Candidate(trial, {"learning_rate": rates[trial]})) for trial in f1]
+    for candidate in (one.candidate for one in finalists if one.candidate.trial is not None):
+        write_run(made.folder / candidate.name, f1[candidate.trial][0])
     for number in range(trials):
         write_run(made.folder / f"trial_{100 + number:04d}", 0.1)
     trainings = Given(made, Here(), f1=f1)
-    run = Race(trainings, finalists, [42 + place for place in range(seeds)])
+    deadline = None if left is None else time.monotonic() + left
+    run = Race(trainings, finalists, [42 + place for place in range(seeds)], deadline)
     return run, trainings, [one.candidate.trial for one in run.run()]
 
 
@@ -130,6 +143,32 @@ def test_the_time_is_at_most_that_of_the_search(tmp_path: Path) -> None:
     assert trainings.trained == [(None, 42)], "which the search has not trained"
     assert run.cut == "seed 43 was left out"
     assert left == [1, 2, None]
+
+
+def test_no_lap_begins_that_would_end_after_the_timeout(tmp_path: Path) -> None:
+    f1 = {1: [0.80, 0.79, 0.80], 2: [0.79, 0.80, 0.80], None: [0.78, 0.79, 0.79]}
+    run, trainings, left = race(tmp_path / "a", f1, left=60)
+    assert (run.cut, len(trainings.trained)) == (None, 7)
+    run, trainings, left = race(tmp_path / "b", f1, left=1.9)  # a lap of two takes two seconds
+    assert trainings.trained == [(None, 42)], "which the search has not trained"
+    assert run.cut == "seed 43 was left out"
+    run, trainings, left = race(tmp_path / "c", f1, left=0.5)
+    assert trainings.trained == []
+    assert run.cut == "the default config was left out; seed 43 was left out"
+    assert left == [1, 2]
+    assert {one.candidate.trial: one.out for one in run.finalists}[None] == "not trained: no time left"
+
+
+def test_why_laps_are_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    f1 = {1: [0.80, 0.79, 0.80], None: [0.78, 0.79, 0.79]}
+    race(tmp_path / "a", f1, left=1.5)
+    race(tmp_path / "b", f1, share=0.2, left=60)
+    said = [one for one in caplog.messages if "was left out" in one]
+    assert said == [
+        "final trainings: seed 43 was left out: hyperopt.timeout=60 s leaves no time for more",
+        "final trainings: seed 43 was left out: they take at most 0.2 of the search's time (hyperopt.final.share)",
+    ]
 
 
 def test_without_times_there_is_no_limit(tmp_path: Path) -> None:

@@ -287,16 +287,16 @@ def test_an_interrupted_search_has_saved_nothing(tmp_path: Path, capsys: pytest.
 def test_the_wall_time_of_a_study_is_the_same_for_all_who_look(tmp_path: Path) -> None:
     with lead_study(plan(tmp_path, num_trials=1)) as study:
         run_whole(study, study.ask())
-        study.started -= 100
+        study.clock.started -= 100
         summary = finish(study)
-        study.started -= 100  # writing the report took its time
+        study.clock.started -= 100  # writing the report took its time
     assert 100 <= summary.wall_s < 110
     assert json.loads((tmp_path / "s/summary.json").read_text())["wall_s"] == summary.wall_s
     seen = read_study(tmp_path / "s")
-    seen.started -= 100
+    seen.clock.started -= 100
     assert summarise(seen).wall_s == summary.wall_s
     with lead_study(plan(tmp_path, num_trials=1, resume=True)) as study:
-        study.started -= 50
+        study.clock.started -= 50
         assert 150 <= study.seconds_in_all < 170, "a further run adds to it"
 
 

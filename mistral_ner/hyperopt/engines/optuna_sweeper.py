@@ -62,6 +62,7 @@ def run(plan: Plan, launcher: Any = None, objective: Objective | None = None) ->
         ExitStack() as slots_are_there,
     ):
         workers: Workers | None = None
+        study.clock.trains_finals = objective is None
         with EventLog(study) as watch, record_interrupt(study):
             pool = slots_are_there.enter_context(slots())
             _Loop(study, watch, pool).run()
@@ -165,6 +166,8 @@ class _Loop:
                 self.watch.log_end(study.end(number, ended.failure, ended.stopped))
             for number in slots.running:
                 self._see(number)
+            if study.spent is not None:
+                study.call_off()
 
     def _goes_on(self, number: int) -> bool:
         """Judge what a cut-off trial reported unseen; return whether it continues."""

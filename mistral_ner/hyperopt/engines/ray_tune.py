@@ -56,6 +56,7 @@ def run(plan: Plan, objective: Objective | None = None) -> Summary:
         ExitStack() as ray_is_there,
     ):
         workers = None
+        study.clock.trains_finals = objective is None
         with EventLog(study) as watch, record_interrupt(study):
             resources = ray_is_there.enter_context(lend_cluster(plan))
             office = ray_is_there.enter_context(open_office(plan))

@@ -26,10 +26,10 @@ from mistral_ner.hyperopt.cluster.gpu import device_works, keep_to_share
 from mistral_ner.hyperopt.cluster.road import Road, Workplace, work_in
 from mistral_ner.hyperopt.cluster.workers import Machine, introduce
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
-from mistral_ner.hyperopt.study.budget import any_reaches_target, find_spent_budget
+from mistral_ner.hyperopt.study.budget import any_reaches_target
 from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.opening import open_trial
-from mistral_ner.hyperopt.study.study import STARTED
+from mistral_ner.hyperopt.study.study import CALLED_OFF, STARTED
 from mistral_ner.versions import describe_differences
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time
@@ -244,10 +244,12 @@ class StudyReporter:
 
     def _budget_is_spent(self) -> bool:
         """Return whether time or the target ends the search; max_reports paid for the whole trial at its start."""
-        values = list[float]()
-        if self.plan.config.hyperopt.target is not None:  # reading all trials is not free
-            trials = self.study.get_trials(deepcopy=False)
-            values = [value for trial in trials for value in trial.intermediate_values.values()]
-        return (
-            find_spent_budget(self.plan, time.time() - self.started, any_reaches_target(self.plan, values)) is not None
+        timeout = self.plan.config.hyperopt.timeout
+        if (timeout is not None and time.time() - self.started >= timeout) or self.study.user_attrs.get(CALLED_OFF):
+            return True
+        if self.plan.config.hyperopt.target is None:
+            return False
+        trials = self.study.get_trials(deepcopy=False)  # reading all trials is not free
+        return any_reaches_target(
+            self.plan, [value for trial in trials for value in trial.intermediate_values.values()]
         )

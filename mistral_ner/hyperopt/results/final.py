@@ -82,13 +82,14 @@ class Final:
         return next((result for result in self.settings if result.default), None)
 
 
-def finalise(plan: Plan, complete: Sequence[Candidate], workers: Workers) -> Final:
+def finalise(plan: Plan, complete: Sequence[Candidate], workers: Workers, deadline: float | None = None) -> Final:
     """Let the candidates race, and write ``final/``; called again after a crash, it continues.
 
     Args:
         plan: the search.
         complete: its complete trials.
         workers: train and score.
+        deadline: when no lap begins any more, by ``time.monotonic``; None: whenever the plan says.
 
     Raises:
         UserError: no candidate's trainings were all completed.
@@ -97,7 +98,7 @@ def finalise(plan: Plan, complete: Sequence[Candidate], workers: Workers) -> Fin
     sharing = None if workers.elsewhere else min(workers.at_once, len(finalists))
     trainings = Trainings(plan, workers, sharing)
     seeds = [plan.config.seed + place for place in range(plan.config.hyperopt.final.seeds)]
-    race = Race(trainings, finalists, seeds)
+    race = Race(trainings, finalists, seeds, deadline)
     winners = race.run()
     if not winners:
         raise UserError(

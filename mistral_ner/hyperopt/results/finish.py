@@ -63,7 +63,7 @@ def finish(study: Study, workers: Workers | None = None) -> Summary:
         Interrupted: a signal ended the search.
     """
     _refuse_empty(study)
-    study.stop_clock()
+    study.clock.stop()
     with delay_signals():
         if study.interrupted is None and study.full_disk is None:  # a resumed search will complete some
             choose_unfinished(study)
@@ -72,7 +72,7 @@ def finish(study: Study, workers: Workers | None = None) -> Summary:
         with record_interrupt(study), append_log(study.plan):
             final = _run_final(study, summary, workers)
             summary.final, summary.best_config = asdict(final), best_config.write_final(study.plan, final)
-        study.stop_clock()  # the search lasts until its final model is there
+        study.clock.stop()  # the search lasts until its final model is there
         summary.wall_s = round(study.seconds_in_all, 3)
         files.write_json(study.plan.folder / "summary.json", asdict(summary))
     _publish(study, summary)
@@ -113,7 +113,7 @@ def _run_final(study: Study, summary: Summary, workers: Workers) -> Final:
     ]
     best = next(candidate for candidate in found if candidate.trial == summary.best_trial)
     if study.plan.config.hyperopt.final.enabled and not is_unfinished_winner(study, summary.best_trial or 0):
-        return finalise(study.plan, found, workers)
+        return finalise(study.plan, found, workers, study.clock.deadline)
     return finalise_trial(study.plan, best, workers)
 
 

@@ -9,16 +9,18 @@ seed. Settings leave the race when
   tests gets its share of the 5% (Bonferroni). Comparing all with the best alone needs no more shares than there are
   others (Hsu 1984, Annals of Statistics 12, 1136-1144). Dropping settings lap by lap is the idea of Hoeffding races
   (Maron and Moore 1993, NIPS 6) and of F-Race (Birattari et al. 2002, GECCO);
-- the time does not pay for them: all laps together take at most ``hyperopt.final.share`` of the search's training time.
-  The best so far go on, and the default config, which they are compared with.
+- the time does not pay for them: all laps together take at most ``hyperopt.final.share`` of the search's training time,
+  and what is left of ``hyperopt.timeout``. The best so far go on, and the default config, which they are compared with.
 
-Decisions follow from what is on disk when a lap begins, so that a race that was cut off goes on as it would have.
+Without a timeout, decisions follow from what is on disk when a lap begins, so that a race that was cut off goes on as
+it would have.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +43,13 @@ class Race:
         trainings: train and score.
         finalists: the settings to compare.
         seeds: of the laps; the first is that of the search.
+        deadline: when ``hyperopt.timeout`` is over, by ``time.monotonic``; None if there is none.
     """
 
     trainings: Trainings
     finalists: list[Finalist]
     seeds: Sequence[int]
+    deadline: float | None = None
     cut: str | None = None  # what the time did not pay for, in words
     _spent: float = 0.0  # seconds of the laps so far
     _laps: list[int] = field(default_factory=list)  # the seeds so far
@@ -68,7 +72,8 @@ class Race:
 
     def run(self) -> list[Finalist]:
         """Run the race; return the finalists that ran it to its end, the best first."""
-        self._lap(self.finalists, self.seeds[0])
+        self._leave_out_late_default()
+        self._lap([one for one in self.finalists if one.out is None], self.seeds[0])
         for seed in self.seeds[1:]:
             # one that is alone is still trained with a new seed: its value in the search is too high
             if not (running := self.running) or (len(running) == 1 and self.new_seeds):
@@ -87,10 +92,19 @@ class Race:
             self._drop_the_beaten()
         return self.running
 
+    def _leave_out_late_default(self) -> None:
+        """Take the default config out of the race if the search has not trained it and there is no time to do so."""
+        of_search = [one for one in self.finalists if one.candidate.trial is not None]
+        longest = max((seconds_of(self.plan.folder / one.candidate.name) for one in of_search), default=0.0)
+        if self.deadline is not None and of_search and self.deadline - time.monotonic() < longest:
+            for one in self.finalists:
+                if one not in of_search:
+                    one.out = "not trained: no time left"
+                    self._say("the default config was left out")
+
     def _say(self, what: str) -> None:
-        share = self.plan.config.hyperopt.final.share
         self.cut = "; ".join(filter(None, [self.cut, what]))
-        log.info("final trainings: %s: they take at most %g of the search's time (hyperopt.final.share)", what, share)
+        log.info("final trainings: %s: %s", what, self._limit()[1])
 
     def _lap(self, finalists: Sequence[Finalist], seed: int) -> None:
         self.trainings.train(finalists, seed)
@@ -104,8 +118,8 @@ class Race:
 
     def _paid(self, running: Sequence[Finalist]) -> list[Finalist]:
         """Return the finalists that the time left pays a lap for: the default config and the best of the others."""
-        left = self._seconds_left()
-        if left is None:
+        left = self._limit()[0]
+        if left == math.inf:
             return list(running)
         longest, at_once = max(map(self._seconds_per_training, running)), self.trainings.workers.at_once
         many = math.floor(max(0.0, left) / max(longest, 1e-9)) * at_once
@@ -114,11 +128,17 @@ class Race:
         chosen = [one for place, one in enumerate(kept) if one not in kept[:place]][:many]
         return [one for one in running if one in chosen]
 
-    def _seconds_left(self) -> float | None:
-        """Return the seconds of wall time that are left, None if they are not limited or the search told no times."""
-        share = self.plan.config.hyperopt.final.share
+    def _limit(self) -> tuple[float, str]:
+        """Return the seconds of wall time that are left, and in words what limits them."""
+        hyperopt, limits = self.plan.config.hyperopt, [(math.inf, "nothing limits them")]
         search = sum(map(seconds_of, self.plan.folder.glob("trial_*"))) / self.plan.at_once
-        return None if share is None or not search else share * search - self._spent
+        if hyperopt.final.share is not None and search:
+            text = f"they take at most {hyperopt.final.share:g} of the search's time (hyperopt.final.share)"
+            limits.append((hyperopt.final.share * search - self._spent, text))
+        if self.deadline is not None:
+            text = f"hyperopt.timeout={hyperopt.timeout:g} s leaves no time for more"
+            limits.append((self.deadline - time.monotonic(), text))
+        return min(limits)
 
     def _seconds_per_training(self, finalist: Finalist) -> float:
         """Return the mean seconds of a finalist's trainings, were as many of them run side by side as will be now."""

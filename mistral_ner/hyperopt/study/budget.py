@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +16,65 @@ from mistral_ner.hyperopt.study.proposals import distinct_settings
 _ENOUGH_TRIALS = 6  # before max_failure_rate is applied
 
 
-def find_spent_budget(plan: Plan, seconds: float, reached: bool) -> str | None:
-    """Return in words which of timeout and target ends the search, or None.
+@dataclass
+class Clock:
+    """The wall time of one run of a search, and when ``timeout`` ends it."""
+
+    plan: Plan
+    made_before: int = 0  # reports of earlier runs
+    trains_finals: bool = False  # whether final trainings follow, for which timeout has to last, too
+    started: float = field(default_factory=time.monotonic)
+    _stopped_at: float | None = None
+    _up: str | None = None  # that time ran out, in words
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this run until the clock is stopped."""
+        return time.monotonic() - self.started if self._stopped_at is None else self._stopped_at
+
+    def stop(self, seconds: float | None = None) -> None:
+        """Fix the time of this run: at ``seconds``, or at what has passed until now."""
+        self._stopped_at = time.monotonic() - self.started if seconds is None else seconds
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``timeout`` is over, by ``time.monotonic``."""
+        timeout = self.plan.config.hyperopt.timeout
+        return None if timeout is None else self.started + timeout
+
+    def time_is_up(self, reports: int) -> str | None:
+        """Return in words that ``timeout`` ends the search; once it has, it stays so.
+
+        Args:
+            reports: made by all trials.
+        """
+        timeout, made = self.plan.config.hyperopt.timeout, reports - self.made_before
+        if timeout is None or self._up is not None:
+            return self._up
+        kept = 0.0
+        if made and self.trains_finals and self.plan.config.hyperopt.final.enabled:
+            kept = seconds_for_finals(self.plan, self.plan.reports_per_trial * self.seconds * self.plan.at_once / made)
+        if self.seconds >= timeout - kept:
+            share = f", {kept:.0f} s of them for final trainings" if kept else ""
+            self._up = f"time ran out (timeout={timeout:g} s{share})"
+        return self._up
+
+
+def seconds_for_finals(plan: Plan, training: float) -> float:
+    """Return the seconds of ``timeout`` to keep for the final trainings: 0 if it does not pay for a lap of two.
+
+    They get the share of the time that ``final.share`` names, or as much as they can use if that is less.
 
     Args:
-        plan: the search.
-        seconds: wall time of this run of it.
-        reached: whether some report is as good as the target.
+        plan: the search, which has a timeout.
+        training: seconds that a whole training takes, beside as many as the search runs at once.
     """
-    hyperopt = plan.config.hyperopt
-    if hyperopt.timeout is not None and seconds >= hyperopt.timeout:
-        return f"time ran out (timeout={hyperopt.timeout:g} s)"
-    return f"the target is reached ({hyperopt.metric} {hyperopt.target:g})" if reached else None
+    final, at_once = plan.config.hyperopt.final, plan.passes
+    assert plan.config.hyperopt.timeout is not None
+    share = 1.0 if final.share is None else final.share
+    most = plan.config.hyperopt.timeout * share / (1 + share)
+    laps = (final.seeds - 1) * math.ceil((final.top_k + 1) / at_once)  # the search has run the first seed
+    return 0.0 if math.ceil(2 / at_once) * training > most else min(most, laps * training)
 
 
 def find_used_up_space(plan: Plan, trials: Sequence[FrozenTrial]) -> str | None:

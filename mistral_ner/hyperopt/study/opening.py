@@ -27,7 +27,7 @@ from mistral_ner.hyperopt.study.known import rank_warm_trials
 from mistral_ner.hyperopt.study.running import RunningTrial
 from mistral_ner.hyperopt.study.samplers import build_pruner, build_sampler, silence_optuna
 from mistral_ner.hyperopt.study.storage import JOURNAL, STORAGE_URL, check_journal, open_storage, settle
-from mistral_ner.hyperopt.study.study import SECONDS, STARTED, Study
+from mistral_ner.hyperopt.study.study import CALLED_OFF, SECONDS, STARTED, Study
 from mistral_ner.training.tracking import prepare_tracker
 
 SPACE = "search_space"  # user attribute of a study: its search space, as text for each parameter
@@ -72,6 +72,8 @@ def lead_study(plan: Plan) -> Iterator[Study]:
     with _lock(plan.folder, plan.config.hyperopt.study_name):
         study = _resume(plan, warm) if exists else _create(plan, warm)
         study.optuna.set_user_attr(STARTED, time.time())
+        if study.optuna.user_attrs.get(CALLED_OFF):
+            study.optuna.set_user_attr(CALLED_OFF, False)
         study.optuna.set_metric_names(list(_list_directions(plan)))  # optuna-dashboard writes them at its axes
         try:
             yield study
@@ -109,7 +111,7 @@ def read_study(folder: Path) -> Study:
     silence_optuna()
     plan = read_saved_plan(folder)
     study = Study(plan, *_load(plan, mend=False))
-    study.stop_clock(max(0.0, _estimate_seconds(study)))
+    study.clock.stop(max(0.0, _estimate_seconds(study)))
     return study
 
 

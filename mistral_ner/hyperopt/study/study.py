@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from mistral_ner import files, locks
 from mistral_ner.config.schema import to_container
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
-from mistral_ner.hyperopt.study.budget import Ledger, find_spent_budget, find_used_up_space
+from mistral_ner.hyperopt.study.budget import Clock, Ledger, find_used_up_space
 from mistral_ner.hyperopt.study.known import KnownTrials
 from mistral_ner.hyperopt.study.promise import Seen, look_at
 from mistral_ner.hyperopt.study.proposals import CheckedSampler
@@ -37,6 +36,7 @@ REASON = "reason"  # user attribute of a trial: why it failed
 VERDICT = "verdict"  # user attribute of a trial: how it compared with others where it was stopped early
 FAILURES = "failures"  # user attribute of a trial: what broke it before it was tried again
 STARTED = "started"  # user attribute of a study: when this run of it began, in seconds since the epoch
+CALLED_OFF = "called_off"  # user attribute of a study: whether this run of it has spent its time
 SECONDS = "seconds"  # user attribute of a study: wall time of its earlier runs
 GO_ON = "the same command with hyperopt.resume=true, or make resume"
 WORKER_DIED = "the worker process died (killed, or out of memory)"  # a reason
@@ -69,13 +69,12 @@ class Study:
     optuna: optuna.Study
     storage: BaseStorage  # of the study
     warm: list[FrozenTrial] = field(default_factory=list)  # trials of earlier studies, seen by the sampler only
-    started: float = field(default_factory=time.monotonic)
     interrupted: str | None = None  # the name of the signal
     full_disk: str | None = None  # the message of a write that failed for lack of space
     _running: dict[int, RunningTrial] = field(default_factory=dict)
     _again: list[int] = field(default_factory=list)  # running trials that no worker has
     _unpaid: set[int] = field(default_factory=set)  # trials that a budget no longer pays for
-    _stopped_at: float | None = None
+    clock: Clock = field(init=False)
     ledger: Ledger = field(init=False)
     _known: KnownTrials = field(init=False)
 
@@ -90,6 +89,7 @@ class Study:
             if trial.state == TrialState.RUNNING:
                 self._running[trial.number] = RunningTrial.find(self.plan, self.storage, self.optuna, trial.number)
                 self._again.append(trial.number)
+        self.clock = Clock(self.plan, self.reports)
 
     def ask(self) -> Proposal:
         """Return the next trial, one that was cut off or a new one, after writing its config into its folder.
@@ -298,7 +298,15 @@ class Study:
             return failures
         if not self.ledger.at_work and not self.affords() and not self.ledger.affords_winner(self._running):
             return f"the reports are spent (max_reports={self.plan.config.hyperopt.max_reports})"
-        return find_spent_budget(self.plan, self.seconds, self.ledger.reached)
+        hyperopt = self.plan.config.hyperopt
+        reached = f"the target is reached ({hyperopt.metric} {hyperopt.target:g})" if self.ledger.reached else None
+        return self.clock.time_is_up(self.reports) or reached
+
+    def call_off(self) -> None:
+        """Tell the trials that run in processes of their own that the search is over."""
+        if self.full_disk is None and not self.optuna.user_attrs.get(CALLED_OFF):
+            with self._note_full_disk():
+                self.optuna.set_user_attr(CALLED_OFF, True)
 
     @property
     def reports(self) -> int:
@@ -336,15 +344,6 @@ class Study:
         return [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
     @property
-    def seconds(self) -> float:
-        """Wall time in seconds of this run of the study, until its clock is stopped."""
-        return time.monotonic() - self.started if self._stopped_at is None else self._stopped_at
-
-    def stop_clock(self, seconds: float | None = None) -> None:
-        """Fix the wall time of this run: at ``seconds``, or at what has passed until now."""
-        self._stopped_at = time.monotonic() - self.started if seconds is None else seconds
-
-    @property
     def seconds_in_all(self) -> float:
         """Wall time in seconds of this run and the earlier ones."""
-        return self.seconds + float(self.optuna.user_attrs.get(SECONDS, 0.0))
+        return self.clock.seconds + float(self.optuna.user_attrs.get(SECONDS, 0.0))
