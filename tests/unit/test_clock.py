@@ -46,12 +46,12 @@ def test_final_trainings_get_what_they_can_use(
     tmp_path: Path, training: float, share: float | None, kept: float
 ) -> None:
     made = plan(tmp_path, timeout=600, final={"share": share})
-    assert seconds_for_finals(made, training) == pytest.approx(kept)
+    assert seconds_for_finals(made, training, left=600) == pytest.approx(kept)
 
 
-def at(clock: Clock, seconds: float, reports: int) -> str | None:
+def at(clock: Clock, seconds: float, reports: int, completed: int = 2) -> str | None:
     clock.stop(seconds)
-    return clock.time_is_up(reports)
+    return clock.time_is_up(reports, completed)
 
 
 def test_the_search_leaves_them_their_time(tmp_path: Path) -> None:
@@ -67,6 +67,21 @@ def test_time_that_does_not_pay_for_them_is_the_searchs(tmp_path: Path) -> None:
     assert at(clock, 301, 15) is None, "a training takes 361 s"
     assert at(clock, 599, 30) is None
     assert at(clock, 600, 30) == "time ran out (timeout=600 s)"
+
+
+def test_a_race_needs_two(tmp_path: Path) -> None:
+    clock = Clock(plan(tmp_path, timeout=600), trains_finals=True)
+    assert at(clock, 350, 63, completed=1) is None
+    assert at(clock, 351, 63, completed=2) is not None
+
+
+def test_the_search_goes_on_where_it_is_too_late_for_them(tmp_path: Path) -> None:
+    """A training takes 250 s: half of the time would pay for one, and what is left does not."""
+    clock = Clock(plan(tmp_path, timeout=600), trains_finals=True)
+    assert at(clock, 350, 25, completed=1) is None
+    assert at(clock, 360, 26, completed=2) is None
+    assert at(clock, 599, 43, completed=3) is None
+    assert at(clock, 600, 43, completed=3) == "time ran out (timeout=600 s)"
 
 
 @pytest.mark.parametrize("without", [{"final": {"enabled": False}}, {"final": {"seeds": 1}}, "no trainings"])

@@ -14,6 +14,8 @@ from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.proposals import distinct_settings
 
 _ENOUGH_TRIALS = 6  # before max_failure_rate is applied
+_FINALISTS = 2  # a race of fewer decides nothing
+_MARGIN = 1.1  # the race itself expects that a training takes as long as those before
 
 
 @dataclass
@@ -42,39 +44,43 @@ class Clock:
         timeout = self.plan.config.hyperopt.timeout
         return None if timeout is None else self.started + timeout
 
-    def time_is_up(self, reports: int) -> str | None:
+    def time_is_up(self, reports: int, completed: int) -> str | None:
         """Return in words that ``timeout`` ends the search; once it has, it stays so.
 
         Args:
             reports: made by all trials.
+            completed: trials, which can race for the final model.
         """
         timeout, made = self.plan.config.hyperopt.timeout, reports - self.made_before
         if timeout is None or self._up is not None:
             return self._up
         kept = 0.0
-        if made and self.trains_finals and self.plan.config.hyperopt.final.enabled:
-            kept = seconds_for_finals(self.plan, self.plan.reports_per_trial * self.seconds * self.plan.at_once / made)
+        if made and completed >= _FINALISTS and self.trains_finals and self.plan.config.hyperopt.final.enabled:
+            training = self.plan.reports_per_trial * self.seconds * self.plan.at_once / made
+            kept = seconds_for_finals(self.plan, training, timeout - self.seconds)
         if self.seconds >= timeout - kept:
             share = f", {kept:.0f} s of them for final trainings" if kept else ""
             self._up = f"time ran out (timeout={timeout:g} s{share})"
         return self._up
 
 
-def seconds_for_finals(plan: Plan, training: float) -> float:
-    """Return the seconds of ``timeout`` to keep for the final trainings: 0 if it does not pay for a lap of two.
+def seconds_for_finals(plan: Plan, training: float, left: float) -> float:
+    """Return the seconds of ``timeout`` to keep for the final trainings: 0 if they are too few for a lap of two.
 
     They get the share of the time that ``final.share`` names, or as much as they can use if that is less.
 
     Args:
         plan: the search, which has a timeout.
         training: seconds that a whole training takes, beside as many as the search runs at once.
+        left: seconds of ``timeout`` that are left.
     """
     final, at_once = plan.config.hyperopt.final, plan.passes
     assert plan.config.hyperopt.timeout is not None
     share = 1.0 if final.share is None else final.share
     most = plan.config.hyperopt.timeout * share / (1 + share)
     laps = (final.seeds - 1) * math.ceil((final.top_k + 1) / at_once)  # the search has run the first seed
-    return 0.0 if math.ceil(2 / at_once) * training > most else min(most, laps * training)
+    lap = math.ceil(_FINALISTS / at_once) * training
+    return min(most, laps * training) if lap <= most and _MARGIN * lap <= left else 0.0
 
 
 def find_used_up_space(plan: Plan, trials: Sequence[FrozenTrial]) -> str | None:

@@ -300,7 +300,7 @@ class Study:
             return f"the reports are spent (max_reports={self.plan.config.hyperopt.max_reports})"
         hyperopt = self.plan.config.hyperopt
         reached = f"the target is reached ({hyperopt.metric} {hyperopt.target:g})" if self.ledger.reached else None
-        return self.clock.time_is_up(self.reports) or reached
+        return self.clock.time_is_up(self.reports, self.ledger.completed) or reached
 
     def call_off(self) -> None:
         """Tell the trials that run in processes of their own that the search is over."""
