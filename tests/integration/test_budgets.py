@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,5 +110,16 @@ def test_time_that_runs_out_before_a_trial_is_whole_leaves_the_best_so_far(
     summary = search({**tiny, "search_space": space, "hyperopt": {**hyperopt, "resume": True}})
     assert (summary.n_complete, summary.reports_run) == (1, 9)
     assert reports_on_disk(tmp_path / "s/trial_0000")[:made] == before
+    assert summary.final is not None
+    assert list(summary.final["settings"][0]["dev"]) == ["42", "43"]
+
+
+def test_time_lasts_for_the_final_trainings(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    hyperopt = {"strategy": "random", "optuna_sampler": "Random", "results_dir": str(tmp_path), "study_name": "s"}
+    hyperopt |= {"num_trials": 1000, "max_concurrent": 1, "timeout": 10, "final": {"top_k": 1, "seeds": 2}}
+    space = {"learning_rate": {"type": "loguniform", "low": 1e-3, "high": 3e-2}}
+    summary = search({**tiny, "search_space": space, "hyperopt": hyperopt})
+    assert re.fullmatch(r"time ran out \(timeout=10 s, \d+ s of them for final trainings\)", summary.budget_spent or "")
+    assert summary.n_trials < 1000
     assert summary.final is not None
     assert list(summary.final["settings"][0]["dev"]) == ["42", "43"]

@@ -33,7 +33,7 @@ def plan(folder: Path, **hyperopt: Any) -> Plan:
 @pytest.mark.parametrize(
     ("training", "share", "kept"),
     [
-        (10.0, 1.0, 40.0),  # two more seeds of four settings, two at once
+        (10.0, 1.0, 50.0),  # two more seeds of four settings, two at once, and a trial that is to end first
         (100.0, 1.0, 300.0),
         (100.0, 0.5, 200.0),
         (100.0, None, 300.0),

@@ -80,7 +80,8 @@ def seconds_for_finals(plan: Plan, training: float, left: float) -> float:
     most = plan.config.hyperopt.timeout * share / (1 + share)
     laps = (final.seeds - 1) * math.ceil((final.top_k + 1) / at_once)  # the search has run the first seed
     lap = math.ceil(_FINALISTS / at_once) * training
-    return min(most, laps * training) if lap <= most and _MARGIN * lap <= left else 0.0
+    # one more, for the trial that is running when they should begin
+    return min(most, (laps + 1) * training) if lap <= most and _MARGIN * lap <= left else 0.0
 
 
 def find_used_up_space(plan: Plan, trials: Sequence[FrozenTrial]) -> str | None:
