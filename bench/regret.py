@@ -30,9 +30,9 @@ STRATEGIES = (
     "random",
     "asha",
     "optuna",
-    "combined, stopping, told COMPLETE",
-    "combined, stopping",
+    "combined, stopped trials told COMPLETE",
     "combined",
+    "combined, promotion",
 )
 
 
@@ -71,7 +71,7 @@ def make_plan(strategy: str, block: dict[str, Any], seed: int) -> Plan:
                 "num_trials": BUDGET,
                 "max_concurrent": SLOTS,
                 **({"judge": "metric"} if name in ("combined", "asha") else {}),
-                **({"asha_type": "stopping"} if "stopping" in strategy else {}),
+                **({"asha_type": "promotion"} if "promotion" in strategy else {}),
                 "enqueue_default": False,
                 "results_dir": tempfile.mkdtemp(),
             },

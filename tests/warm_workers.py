@@ -55,7 +55,8 @@ def main(control: socket.socket, listening: socket.socket) -> dict[str, Any]:
             if not told or _differs(told):
                 asking.close()
             elif pid := os.fork():
-                asking.send(b"%d" % pid)
+                with contextlib.suppress(OSError):  # it has ended; its worker is killed below, when that is seen
+                    asking.send(b"%d" % pid)
                 running[pid] = asking, os.pidfd_open(pid)
                 for one in running[pid]:
                     sources.register(one, selectors.EVENT_READ, pid)

@@ -193,7 +193,6 @@ class HyperoptConfig:
     optuna_n_warmup_steps: int = _value(0, low=0)  # reports
     # what rungs and pruners compare trials by; auto: the loss where F1 is still 0, then both, at last the metric
     judge: str = _value("auto", choices=JUDGES)
-    # null: promotion with combined, stopping with asha and with several brackets
     asha_type: str = _value("stopping", choices=("stopping", "promotion"))
     asha_max_t: int = _value(9, low=1)  # reports
     asha_grace_period: int | None = _value(None, low=1)  # reports; null: max_t / 9, or / 3 if the metric judges

@@ -93,7 +93,8 @@ def budget(plan: Plan) -> str:
         parts.append(f"{hyperopt.trials_per_pass} in a pass")
     if plan.settings is not None and len(plan.settings) < hyperopt.num_trials:
         parts.append(f"ending after {len(plan.settings)}, since the search space holds no more settings")
-    limits = {"{:g} s": hyperopt.timeout, "{} reports": hyperopt.max_reports, "until {:g}": hyperopt.target}
+    seconds = "{:g} s, final trainings included" if hyperopt.final.enabled else "{:g} s"
+    limits = {seconds: hyperopt.timeout, "{} reports": hyperopt.max_reports, "until {:g}": hyperopt.target}
     return ", ".join(parts + [text.format(limit) for text, limit in limits.items() if limit is not None])
 
 

@@ -215,7 +215,7 @@ def test_the_whole_pasted_block(tmp_path: Path) -> None:
         "hyperopt_results/mistral_ner_optimization",
         "strategy combined",
         "early stopping ASHA (stopping) at reports 10, 30, 90 of 100, one in 3 goes on, judged by eval_loss at first",
-        "budget 50 trials, 4 at once, 3600 s",
+        "budget 50 trials, 4 at once, 3600 s, final trainings included",
         "learning_rate training.learning_rate loguniform(1e-05, 0.001) lora_r model.lora_r choice(8, 16, 32, 64)",
         "hyperopt.optuna_pruner does nothing with hyperopt=combined (acts with optuna)",  # set in a file, not typed
     ):

@@ -17,18 +17,10 @@ import pytest
 from mistral_ner import files
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import _checksum
+from tests.runs import reports
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("cold")
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """The reports without their times."""
-    lines = (folder / "result.json").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in ("time_s", "eval_seconds")}
-        for line in lines
-    ]
 
 
 def adapter(folder: Path) -> int:
@@ -57,18 +49,18 @@ def test_the_last_checkpoint_is_damaged(tiny: dict[str, Any], tmp_path: Path, ca
     fit(tiny, lambda number, _: bool(numbers.append(number)))
     assert "is damaged (adapter_model.safetensors); this training continues from report 1" in caplog.text
     assert numbers == [2, 3]
-    assert rows(folder) == rows(other)
+    assert reports(folder) == reports(other)
     assert adapter(folder) == adapter(other)
 
 
 def test_a_finished_run_whose_adapter_is_damaged_trains_again(
     tiny: dict[str, Any], whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = rows(whole), adapter(whole)
+    expected = reports(whole), adapter(whole)
     (whole / "adapter/adapter_model.safetensors").write_bytes(b"")
     fit({**tiny, "output_dir": str(whole)})
     assert "adapter is damaged (adapter_model.safetensors)" in caplog.text
-    assert (rows(whole), adapter(whole)) == expected
+    assert (reports(whole), adapter(whole)) == expected
 
 
 class Bomb:
@@ -156,7 +148,7 @@ def test_a_full_disk(tmp_path: Path, toy_files: dict[str, str]) -> None:
     after = launch(tmp_path, *command, "hydra.run.dir=run")
     assert after.returncode == 0, after.stderr
     assert "damaged" not in after.stdout
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert reports(tmp_path / "run") == reports(tmp_path / "whole")
     assert adapter(tmp_path / "run") == adapter(tmp_path / "whole")
 
 

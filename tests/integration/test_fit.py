@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -16,30 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from mistral_ner.errors import UserError
 from mistral_ner.train import TrainingError, fit
 from tests import warm
-
-
-def elsewhere(config: dict[str, Any], name: str) -> dict[str, Any]:
-    config = copy.deepcopy(config)
-    config["output_dir"] = str(Path(config["output_dir"]).parent / name)
-    return config
-
-
-def reports(config: dict[str, Any]) -> list[dict[str, Any]]:
-    lines = (Path(config["output_dir"]) / "result.json").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("time_s", "eval_seconds")} for line in lines]
-
-
-def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    return load_file(Path(config["output_dir"]) / "adapter" / "adapter_model.safetensors")
+from tests.runs import elsewhere, reports, weights
 
 
 def assert_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert reports(one) == reports(other)
+    assert reports(one["output_dir"]) == reports(other["output_dir"])
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first), "weights differ in some bit"
@@ -51,11 +35,13 @@ def test_learns_and_returns_its_best_report(tiny: dict[str, Any]) -> None:
     assert [number for number, _ in seen] == [1, 2, 3]
     assert value == max(f1 for _, f1 in seen)
     assert value > 0.5, "the words alone give the tags away"
-    assert [row["step"] for row in reports(tiny)] == [5, 11, 16]
+    assert [row["step"] for row in reports(tiny["output_dir"])] == [5, 11, 16]
     folder = Path(tiny["output_dir"])
     assert {"config.yaml", "result.json", "checkpoint.json", "adapter"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "checkpoint").exists(), "a finished training needs no state to go on from"
-    assert {row["adapter_parameters"] for row in reports(tiny)} == {sum(one.size for one in weights(tiny).values())}
+    assert {row["adapter_parameters"] for row in reports(tiny["output_dir"])} == {
+        sum(one.size for one in weights(tiny).values())
+    }
     assert all(json.loads(line)["eval_seconds"] > 0 for line in (folder / "result.json").read_text().splitlines())
 
 
@@ -93,7 +79,7 @@ def test_report_stops_and_a_later_call_continues(tiny: dict[str, Any]) -> None:
     whole = elsewhere(tiny, "whole")
     fit(whole)
     fit(tiny, lambda number, _: number == 1)
-    assert len(reports(tiny)) == 1
+    assert len(reports(tiny["output_dir"])) == 1
     assert (Path(tiny["output_dir"]) / "checkpoint").is_dir()
     numbers: list[int] = []
     fit(tiny, lambda number, _: bool(numbers.append(number)))
@@ -178,7 +164,7 @@ def test_kept_adapter_is_the_best_reports(tiny: dict[str, Any]) -> None:
 
     tiny["training"] |= {"num_epochs": 6, "reports": 6, "learning_rate": 0.3, "lr_scheduler_type": "constant"}
     value = fit(tiny)
-    scores = [row["eval_f1"] for row in reports(tiny)]
+    scores = [row["eval_f1"] for row in reports(tiny["output_dir"])]
     assert value == max(scores)
     config = check(tiny)
     tokenizer, data = prepare(config)

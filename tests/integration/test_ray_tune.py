@@ -22,6 +22,7 @@ from mistral_ner.hyperopt.dispatch import run_search
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.promise import Judge, look_at
 from mistral_ner.train import fit
+from tests.runs import reports
 
 pytestmark = pytest.mark.usefixtures("ray_for_all")
 
@@ -130,14 +131,7 @@ def test_best_config_repeats_the_winner(finished: tuple[Plan, Any], tmp_path: Pa
     config["output_dir"] = str(tmp_path / "again")
     assert fit(config) == summary.best_value
     trial = made.folder / f"trial_{summary.best_trial:04d}"
-
-    def without_time(folder: Path) -> list[dict[str, Any]]:
-        return [
-            {key: value for key, value in row.items() if key not in ("time_s", "eval_seconds")}
-            for row in result_lines(folder)
-        ]
-
-    assert without_time(tmp_path / "again") == without_time(trial)
+    assert reports(tmp_path / "again") == reports(trial)
 
 
 def test_results_folder(finished: tuple[Plan, Any]) -> None:

@@ -16,8 +16,8 @@ from mistral_ner.config.check import check
 from mistral_ner.model import base, forget_base, hardware, lend_model, stored
 from mistral_ner.predict import Tagger
 from mistral_ner.train import fit
-from mistral_ner.training.checkpoint import reports_on_disk
 from mistral_ner.training.evaluate import score
+from tests.runs import reports
 
 pytestmark = pytest.mark.usefixtures("cold")
 
@@ -32,7 +32,6 @@ class Card(str):
 ONE, OTHER = Card("cpu"), torch.device("cpu")
 PARTS = {"model.embed_tokens": ONE, "model.rotary_emb": ONE, "model.layers.0": ONE, "model.layers.1": OTHER}
 PARTS |= {"model.norm": OTHER, "score": OTHER}
-TIMES = ("time_s", "eval_seconds")
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def on_one(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows(run: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in reports_on_disk(Path(run["output_dir"]))]
+    return reports(run["output_dir"])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from mistral_ner.errors import UserError
 from mistral_ner.model.base import base_model
@@ -25,8 +24,8 @@ from mistral_ner.train import TrainingError, fit
 from mistral_ner.training import memory
 from mistral_ner.training.fit import fit_together
 from mistral_ner.training.parallel.together import Pass
+from tests.runs import reports, weights
 
-_TIMES = ("time_s", "eval_seconds")
 pytestmark = pytest.mark.usefixtures("cold")
 
 
@@ -68,17 +67,8 @@ def elsewhere(config: dict[str, Any], name: str) -> dict[str, Any]:
     return config
 
 
-def reports(config: dict[str, Any]) -> list[dict[str, float]]:
-    lines = (Path(config["output_dir"]) / "result.json").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in _TIMES} for line in lines]
-
-
-def weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
-    return load_file(Path(config["output_dir"]) / "adapter" / "adapter_model.safetensors")
-
-
 def assert_equal_numbers(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-5) -> None:
-    mine, theirs = reports(one), reports(other)
+    mine, theirs = reports(one["output_dir"]), reports(other["output_dir"])
     assert [row["step"] for row in mine] == [row["step"] for row in theirs]
     for row, expected in zip(mine, theirs, strict=True):
         assert row == pytest.approx(expected, abs=tolerance, rel=tolerance)
@@ -205,7 +195,7 @@ def test_a_trial_stops_and_another_starts_without_touching_the_others(tiny: dict
         thread.start()
     for thread in threads:
         thread.join(300)
-    assert len(reports(configs[1])) == 1
+    assert len(reports(configs[1]["output_dir"])) == 1
     fit(configs[1], together=together)  # it goes on where it stopped, now without company
     together.close()
     for one, other in zip(configs, alone, strict=True):

@@ -16,11 +16,14 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from mistral_ner.config.schema import to_container
 from mistral_ner.hyperopt import search
+from mistral_ner.hyperopt.engines import hosts as hosts_module
+from mistral_ner.hyperopt.engines.hosts import Hosts
 from mistral_ner.hyperopt.results.found import SearchResult
-from mistral_ner.hyperopt.spec.plan import read_saved_config
+from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config
 from mistral_ner.hyperopt.study.opening import read_study
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import reports_on_disk
@@ -128,6 +131,31 @@ def test_a_host_that_is_killed(searched: dict[str, Any], tmp_path: Path) -> None
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     assert any("failures" in trial.user_attrs for trial in trials), "its trials were tried again"
     assert_each_is_as_alone(tmp_path / "s", tmp_path, 6)
+
+
+@pytest.mark.usefixtures("ray_for_all")
+def test_an_idle_host_leaves_its_place_to_one_that_waits(
+    searched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray has two CPUs, and a host takes both; where others use a cluster, or a machine has died, it is alike."""
+    plan = Plan.of({**searched, "hyperopt": {**searched["hyperopt"], "max_concurrent": 4}})
+    hosts = Hosts(plan, {"cpu": 2.0, "gpu": 0.0})
+    try:
+        first = hosts.choose(0, running=[])
+        ray.get(ray.get_actor(first).introduce.remote())
+        second = hosts.choose(1, running=[0])
+        assert second != first
+        hosts.make_room(running=[1])
+        assert hosts.choose(2, running=[1]) == first, "it may only be starting, and an idle one is used"
+        monkeypatch.setattr(hosts_module, "_LATE", 0.0)
+        hosts.make_room(running=[1, 2])
+        assert ray.get(ray.get_actor(first).introduce.remote()), "its trial is not ended"
+        hosts.make_room(running=[1])
+        assert ray.get(ray.get_actor(second).introduce.remote(), timeout=120)
+        ray.kill(ray.get_actor(second))
+        assert hosts.choose(3, running=[]) not in (first, second), "no trial goes to a dead one"
+    finally:
+        hosts.close()
 
 
 def test_a_search_that_is_killed_and_resumed(searched: dict[str, Any], tmp_path: Path) -> None:
