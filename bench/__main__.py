@@ -35,6 +35,7 @@ RUNS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
         ("prefix", "--model", "smollm2_135m", "--layers", "top:6", "--epochs", "2", "--dev", "50", *_FEWER),
         MUSIC,
     ),
+    ("spin", ("--steps", "40"), MUSIC),
     ("ablation", (), MUSIC),
     ("memory", (), MUSIC),
     ("start", (), None),
