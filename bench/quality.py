@@ -5,8 +5,8 @@
 
 Sides:
 
-- ``ours``: ``launch.py -m hyperopt=combined hyperopt.timeout=…``, with what the minutes leave after the imports. What a
-  run really took is in the table.
+- ``ours``: ``launch.py -m hyperopt=combined hyperopt.timeout=…``, one minute less than it has, because trials end at
+  their next report. What a run really took is in the table.
 - ``peer``: ``Trainer.hyperparameter_search(backend="ray")`` with OptunaSearch and ASHA (bench/peer.py), two at once.
 - ``optuna``: ``Trainer.hyperparameter_search(backend="optuna")`` with the median pruner, on two threads.
 - ``random``: the same with random settings and no pruner.
@@ -43,7 +43,7 @@ COLUMNS = ("set", "side", "minutes", "seed", "test_f1", "dev_f1", "wall_s", "tri
 SIDES = ("ours", "default", "peer", "optuna", "random")
 PEERS = SIDES[2:]
 AT_ONCE, STEPS, REPORTS = 2, 1000, 9
-STARTING = 15.0  # seconds of a search of ours before its clock begins and after its last training
+AROUND = 60.0  # seconds before a search's clock begins, from its end to the next reports, and for the scores
 SAID = {"HF_HUB_OFFLINE": "1", "RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 
@@ -110,7 +110,7 @@ def by_us(args: argparse.Namespace, read: dict[str, Any], minutes: float, seed: 
         folder = Path(name)
         overrides = [
             *("-m", "hyperopt=combined", f"hyperopt.max_concurrent={AT_ONCE}", "hyperopt.num_trials=1000"),
-            *(f"hyperopt.timeout={60 * minutes - STARTING:.0f}", f"seed={seed}"),
+            *(f"hyperopt.timeout={60 * minutes - AROUND:.0f}", f"seed={seed}"),
             *(f"hyperopt.results_dir={folder}", "hyperopt.study_name=s"),
         ]
         wall = _launch(args, overrides, read, folder)
