@@ -55,9 +55,8 @@ class Hosts:
         # a thread for each trial that asks for its report, and for one that ends another's remains
         self._class = worker_class({**options, "max_concurrency": 2 * plan.config.hyperopt.trials_per_pass}, _Host)
         self._actors: dict[str, Any] = {}  # by name
-        self._starting: dict[
-            str, tuple[Any, float]
-        ] = {}  # what a host returns once it has started; since when it waits
+        # those that have not started: what each returns once it has, and since when it waits
+        self._starting: dict[str, tuple[Any, float]] = {}
         self._outside: list[Any] = []  # of machines that get no trials: each keeps its place taken
         self._of: dict[int, str] = {}  # the host of each trial
 

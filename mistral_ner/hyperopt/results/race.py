@@ -80,14 +80,14 @@ class Race:
                 break
             paid = self._paid(running)
             if len(paid) < min(2, len(running)):
-                self._say(f"seed {seed} was left out")
+                self._say(f"seed {seed} was left out", self._limit()[1])
                 break
             for one in running:
                 if one not in paid:
                     one.out = f"not trained with seed {seed}: no time left"
             if len(paid) < len(running):
                 names = ", ".join(one.candidate.name for one in running if one not in paid)
-                self._say(f"{names} stopped before seed {seed}")
+                self._say(f"{names} stopped before seed {seed}", self._limit()[1])
             self._lap(paid, seed)
             self._drop_the_beaten()
         return self.running
@@ -100,11 +100,15 @@ class Race:
             for one in self.finalists:
                 if one not in of_search:
                     one.out = "not trained: no time left"
-                    self._say("the default config was left out")
+                    self._say("the default config was left out", self._late)
 
-    def _say(self, what: str) -> None:
+    @property
+    def _late(self) -> str:
+        return f"hyperopt.timeout={self.plan.config.hyperopt.timeout:g} s leaves no time for more"
+
+    def _say(self, what: str, why: str) -> None:
         self.cut = "; ".join(filter(None, [self.cut, what]))
-        log.info("final trainings: %s: %s", what, self._limit()[1])
+        log.info("final trainings: %s: %s", what, why)
 
     def _lap(self, finalists: Sequence[Finalist], seed: int) -> None:
         self.trainings.train(finalists, seed)
@@ -136,8 +140,7 @@ class Race:
             text = f"they take at most {hyperopt.final.share:g} of the search's time (hyperopt.final.share)"
             limits.append((hyperopt.final.share * search - self._spent, text))
         if self.deadline is not None:
-            text = f"hyperopt.timeout={hyperopt.timeout:g} s leaves no time for more"
-            limits.append((self.deadline - time.monotonic(), text))
+            limits.append((self.deadline - time.monotonic(), self._late))
         return min(limits)
 
     def _seconds_per_training(self, finalist: Finalist) -> float:
