@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mistral_ner sets it, which may be imported after torch here
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as mistral_ner sets them, which may be imported after torch here
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
 for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup or a shell's &, also in processes started from here

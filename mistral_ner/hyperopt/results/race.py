@@ -78,16 +78,17 @@ class Race:
             # one that is alone is still trained with a new seed: its value in the search is too high
             if not (running := self.running) or (len(running) == 1 and self.new_seeds):
                 break
-            paid = self._paid(running)
+            left, why = self._limit()
+            paid = self._paid(running, left)
             if len(paid) < min(2, len(running)):
-                self._say(f"seed {seed} was left out", self._limit()[1])
+                self._say(f"seed {seed} was left out", why)
                 break
             for one in running:
                 if one not in paid:
                     one.out = f"not trained with seed {seed}: no time left"
             if len(paid) < len(running):
                 names = ", ".join(one.candidate.name for one in running if one not in paid)
-                self._say(f"{names} stopped before seed {seed}", self._limit()[1])
+                self._say(f"{names} stopped before seed {seed}", why)
             self._lap(paid, seed)
             self._drop_the_beaten()
         return self.running
@@ -120,9 +121,8 @@ class Race:
     def _is_new(self, folder: Path) -> bool:
         return folder.parent != self.plan.folder
 
-    def _paid(self, running: Sequence[Finalist]) -> list[Finalist]:
-        """Return the finalists that the time left pays a lap for: the default config and the best of the others."""
-        left = self._limit()[0]
+    def _paid(self, running: Sequence[Finalist], left: float) -> list[Finalist]:
+        """Return the finalists that ``left`` seconds pay a lap for: the default config and the best of the others."""
         if left == math.inf:
             return list(running)
         longest, at_once = max(map(self._seconds_per_training, running)), self.trainings.workers.at_once

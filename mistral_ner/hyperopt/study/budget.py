@@ -81,7 +81,7 @@ def seconds_for_finals(plan: Plan, training: float, left: float) -> float:
     laps = (final.seeds - 1) * math.ceil((final.top_k + 1) / at_once)  # the search has run the first seed
     lap = math.ceil(_FINALISTS / at_once) * training
     # one more, for the trial that is running when they should begin
-    return min(most, (laps + 1) * training) if lap <= most and _MARGIN * lap <= left else 0.0
+    return min(most, (laps + 1) * training) if laps and lap <= most and _MARGIN * lap <= left else 0.0
 
 
 def find_used_up_space(plan: Plan, trials: Sequence[FrozenTrial]) -> str | None:
