@@ -30,7 +30,7 @@ from steps import Clock, config_of
 
 from mistral_ner.model import forget_base
 from mistral_ner.training import evaluate, fit, trainer
-from mistral_ner.training.prepare import forget_prepared
+from mistral_ner.training.inputs.prepare import forget_prepared
 
 HERE = Path(__file__).parent
 

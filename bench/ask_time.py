@@ -17,8 +17,8 @@ from typing import Any
 import optuna
 import yaml
 
+from mistral_ner.hyperopt.sampling.samplers import build_sampler, silence_optuna
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.samplers import build_sampler, silence_optuna
 from mistral_ner.hyperopt.study.storage import open_storage
 from mistral_ner.hyperopt.study.study import Study
 

@@ -32,7 +32,7 @@ from mistral_ner.data.encoded.encode import Encoded
 from mistral_ner.decoding import decode
 from mistral_ner.train import fit
 from mistral_ner.training.evaluate import Evaluation, Forward
-from mistral_ner.training.prepare import prepare
+from mistral_ner.training.inputs.prepare import prepare
 
 HERE = Path(__file__).parent
 TABLE, REPORTS = HERE / "results/decode.csv", HERE / "results/decode_reports.csv"

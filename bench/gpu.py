@@ -189,7 +189,7 @@ def weights_of(args: argparse.Namespace) -> tuple[int, float]:
     """Return how many weights the network has, and how many bytes they take on the card."""
     from mistral_ner.config.check import check
     from mistral_ner.model.memory.plan import plan_memory
-    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.inputs.prepare import prepare
 
     config = check(settings(args, Path(tempfile.gettempdir()), "unused"))
     tokenizer, data = prepare(config)
@@ -205,8 +205,8 @@ def weights_of(args: argparse.Namespace) -> tuple[int, float]:
 def real_tokens(args: argparse.Namespace, folder: Path, first: int, last: int) -> int:
     """Return the tokens of the steps from ``first`` to ``last``, as our batches have them."""
     from mistral_ner.config.check import check
-    from mistral_ner.training.batches import ByLength
-    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.inputs.batches import ByLength
+    from mistral_ner.training.inputs.prepare import prepare
 
     lengths = prepare(check(settings(args, folder, "unused")))[1].rows("train").lengths
     order: list[int] = []
@@ -243,7 +243,7 @@ def plain_trainer(args: argparse.Namespace, folder: Path, **more: Any) -> tuple[
     from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 
     from mistral_ner.config.check import check
-    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.inputs.prepare import prepare
 
     tokenizer, data = prepare(check(settings(args, folder, "unused")))
     on_card, packed = torch.cuda.is_available(), args.formats[0] == "4bit"

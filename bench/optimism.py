@@ -24,8 +24,8 @@ import yaml
 from regret import band, make_plan
 from replay import HERE, Table, replay
 
+from mistral_ner.hyperopt.sampling.samplers import silence_optuna
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.samplers import silence_optuna
 
 TABLE = Path(HERE / "results/curves_music.csv")
 LEARNED = 0.05  # a best F1 under this is no training that a seed moves

@@ -20,8 +20,8 @@ import numpy as np
 import yaml
 from replay import HERE, REPORTS, Table, replay
 
+from mistral_ner.hyperopt.sampling.samplers import silence_optuna
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.samplers import silence_optuna
 from mistral_ner.hyperopt.study.study import Study
 
 SLOTS = 4

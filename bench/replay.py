@@ -17,10 +17,10 @@ import optuna
 
 from mistral_ner.hyperopt.engines.ray_tune import StudySearcher
 from mistral_ner.hyperopt.engines.trial import REPORT
+from mistral_ner.hyperopt.sampling.samplers import build_sampler
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.spec.space import SearchSpace
 from mistral_ner.hyperopt.study.event_log import EventLog
-from mistral_ner.hyperopt.study.samplers import build_sampler
 from mistral_ner.hyperopt.study.study import Study
 
 HERE = Path(__file__).parent

@@ -18,8 +18,8 @@ import numpy as np
 from replay import HERE, REPORTS, Table, replay
 from scipy.stats import spearmanr
 
+from mistral_ner.hyperopt.sampling.samplers import silence_optuna
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.samplers import silence_optuna
 
 TRIALS, SLOTS = 20, 4
 _ONE, _THREE = {"asha_grace_period": 1}, {"asha_grace_period": 3}

@@ -31,10 +31,10 @@ import numpy as np
 import yaml
 from replay import HERE, REPORTS, Table, replay
 
+from mistral_ner.hyperopt.sampling.samplers import silence_optuna
 from mistral_ner.hyperopt.spec.parse import parse
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.spec.space import Parameter, SearchSpace
-from mistral_ner.hyperopt.study.samplers import silence_optuna
 
 SLOTS, TRIALS = 4, 20
 BUDGET = TRIALS * REPORTS

@@ -26,8 +26,8 @@ from mistral_ner.config.check import check
 from mistral_ner.config.schema import Config
 from mistral_ner.metrics import entity_scores
 from mistral_ner.train import fit
-from mistral_ner.training.batches import ByLength
-from mistral_ner.training.prepare import prepare
+from mistral_ner.training.inputs.batches import ByLength
+from mistral_ner.training.inputs.prepare import prepare
 
 HERE = Path(__file__).parent
 

@@ -59,14 +59,14 @@ def _run(cfg: DictConfig, hydra: HydraConf) -> Any:
         config = check(cfg, typed=True)
         if config.hyperopt.strategy != "none":
             _restart_as_search(hydra, config.hyperopt.strategy)
-        from mistral_ner.training.inputs import NOTHING_FOUND, check_inputs
+        from mistral_ner.training.inputs.check import NOTHING_FOUND, check_inputs
 
         check_folder(config)
         splits = check_inputs(config)
         _save_composed(cfg, Path(hydra.runtime.output_dir) / ".hydra")
         from mistral_ner.train import fit
+        from mistral_ner.training.inputs.prepare import describe_data, prepare
         from mistral_ner.training.predictions import score_and_write, write_splits
-        from mistral_ner.training.prepare import describe_data, prepare
         from mistral_ner.training.schedule import Schedule
 
         def report(number: int, metrics: dict[str, float]) -> None:

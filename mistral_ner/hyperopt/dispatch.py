@@ -76,10 +76,10 @@ def run_search(plan: Plan, objective: Objective | None = None, launcher: Any = N
 
 def _run(plan: Plan, objective: Objective | None, launcher: Any) -> Summary:
     if objective is None:  # data or a model that cannot be read is found before a study exists
-        from mistral_ner.training.inputs import check_inputs
+        from mistral_ner.training.inputs.check import check_inputs
 
         splits = check_inputs(plan.config)
-        from mistral_ner.training.prepare import describe_data  # late: transformers comes after bad data
+        from mistral_ner.training.inputs.prepare import describe_data  # late: transformers comes after bad data
 
         log.info("what was read:\n%s", describe_data(plan.config, splits))
         _check_memory(plan, launcher)
@@ -100,8 +100,8 @@ def _check_memory(plan: Plan, launcher: Any) -> None:
     Raises:
         OutOfMemoryError: it cannot.
     """
+    from mistral_ner.training.inputs.prepare import prepare
     from mistral_ner.training.memory import refuse_what_cannot_fit
-    from mistral_ner.training.prepare import prepare
 
     here = launcher is None or type(launcher).__name__ in ("BasicLauncher", "JoblibLauncher")
     if here and plan.config.hyperopt.ray_address is None:

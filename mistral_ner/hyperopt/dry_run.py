@@ -10,9 +10,9 @@ from rich.table import Table
 from mistral_ner.config.schema import TrainingConfig
 from mistral_ner.data.overview import describe as describe_splits
 from mistral_ner.data.read import load_splits
+from mistral_ner.hyperopt.sampling.samplers import explain_choices
 from mistral_ner.hyperopt.spec.needs import describe_needs
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.samplers import explain_choices
 
 _LABELS = 9  # CoNLL's, where the data is not read
 

@@ -26,9 +26,9 @@ from mistral_ner.model.hardware import autocast, place_of_inputs, product_dtype,
 from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import reads_padding
 from mistral_ner.model.stored import lend_trained
-from mistral_ner.training.batches import batches_by_tokens, buffers, collate
+from mistral_ner.training.inputs.batches import batches_by_tokens, buffers, collate
+from mistral_ner.training.inputs.prepare import prepare
 from mistral_ner.training.memory import OutOfMemoryError, free_memory, name_memory_errors
-from mistral_ner.training.prepare import prepare
 
 
 @dataclass

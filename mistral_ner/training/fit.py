@@ -34,6 +34,8 @@ from mistral_ner.model.lora import can_leave_casts, disable_input_dtype_casting
 from mistral_ner.model.stored import COLUMNS
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation
+from mistral_ner.training.inputs.prefix import Prefix, frozen_prefix
+from mistral_ner.training.inputs.prepare import prepare
 from mistral_ner.training.memory import (
     OutOfMemoryError,
     TrainingError,
@@ -45,8 +47,6 @@ from mistral_ner.training.memory import (
 )
 from mistral_ner.training.parallel.ranks import Ranks, lead
 from mistral_ner.training.parallel.together import Pass, Seat
-from mistral_ner.training.prefix import Prefix, frozen_prefix
-from mistral_ner.training.prepare import prepare
 from mistral_ner.training.schedule import Schedule
 from mistral_ner.training.tracking import track
 from mistral_ner.training.trainer import (

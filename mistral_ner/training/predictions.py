@@ -13,7 +13,7 @@ from mistral_ner.config.schema import Config, DataConfig
 from mistral_ner.data.read import SPLITS, Sentence, Splits
 from mistral_ner.metrics import IntArray, Score, entity_spans, entity_types
 from mistral_ner.training.evaluate import score
-from mistral_ner.training.prepare import find_splits
+from mistral_ner.training.inputs.prepare import find_splits
 
 
 def read_again(data: DataConfig) -> Splits:

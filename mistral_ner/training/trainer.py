@@ -25,9 +25,9 @@ from mistral_ner.model import save_weights
 from mistral_ner.model.adapter import find_head_parameters
 from mistral_ner.model.limits import find_limit
 from mistral_ner.model.padding import mask_without_waiting
-from mistral_ner.training.batches import ByLength, collate, pieces
 from mistral_ner.training.checkpoint import Progress
 from mistral_ner.training.evaluate import Evaluation, MeanLoss
+from mistral_ner.training.inputs.batches import ByLength, collate, pieces
 from mistral_ner.training.memory import TrainingError, peak_on_card
 from mistral_ner.training.parallel.ranks import Ranks
 from mistral_ner.training.schedule import Schedule

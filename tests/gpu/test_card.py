@@ -16,7 +16,7 @@ from mistral_ner.model.memory.plan import plan_memory
 from mistral_ner.train import OutOfMemoryError, fit
 from mistral_ner.training import memory
 from mistral_ner.training.fit import fit_together
-from mistral_ner.training.prepare import prepare
+from mistral_ner.training.inputs.prepare import prepare
 from mistral_ner.training.trainer import NerTrainer
 
 pytestmark = pytest.mark.needs_card

@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt import search
+from mistral_ner.hyperopt.sampling.known import APART, KnownTrials
+from mistral_ner.hyperopt.sampling.promise import Judge
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.known import APART, KnownTrials
 from mistral_ner.hyperopt.study.opening import _read_warm_trials, read_study
-from mistral_ner.hyperopt.study.promise import Judge
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_for_all")

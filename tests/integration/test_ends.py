@@ -13,8 +13,8 @@ from arithmetic import REPORTS, config
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt import search
+from mistral_ner.hyperopt.sampling.samplers import INFEASIBLE
 from mistral_ner.hyperopt.study.opening import read_study
-from mistral_ner.hyperopt.study.samplers import INFEASIBLE
 from mistral_ner.hyperopt.study.study import FAILURES, REASON, WORKER_DIED
 from tests import warm
 

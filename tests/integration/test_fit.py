@@ -158,7 +158,7 @@ def test_kept_adapter_is_the_best_reports(tiny: dict[str, Any]) -> None:
     from mistral_ner.model import lend_model, load_adapter
     from mistral_ner.training.evaluate import Evaluation
     from mistral_ner.training.fit import _arguments
-    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.inputs.prepare import prepare
     from mistral_ner.training.schedule import Schedule
     from mistral_ner.training.trainer import NerTrainer
 

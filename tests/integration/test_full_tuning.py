@@ -20,7 +20,7 @@ from mistral_ner.model import base_model, save_merged
 from mistral_ner.predict import Tagger
 from mistral_ner.train import fit
 from mistral_ner.training.evaluate import score
-from mistral_ner.training.prepare import prepare
+from mistral_ner.training.inputs.prepare import prepare
 
 
 @pytest.fixture

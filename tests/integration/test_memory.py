@@ -17,7 +17,7 @@ from arithmetic import arithmetic, run
 from optuna.trial import TrialState
 from safetensors.numpy import load_file
 
-from mistral_ner.hyperopt.study.samplers import INFEASIBLE
+from mistral_ner.hyperopt.sampling.samplers import INFEASIBLE
 from mistral_ner.train import fit
 from mistral_ner.training.checkpoint import _checksum
 
@@ -138,10 +138,10 @@ def test_gradients_of_pieces_are_those_of_the_whole(
 
     from mistral_ner.config.check import check
     from mistral_ner.model import lend_model
-    from mistral_ner.training.batches import collate
     from mistral_ner.training.evaluate import Evaluation
     from mistral_ner.training.fit import _arguments
-    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.inputs.batches import collate
+    from mistral_ner.training.inputs.prepare import prepare
     from mistral_ner.training.schedule import Schedule
     from mistral_ner.training.trainer import NerTrainer
 

@@ -103,7 +103,7 @@ def model_folder(tiny: dict[str, Any], cluster: Cluster, tmp_path: Path) -> dict
 
     from mistral_ner.config.check import check
     from mistral_ner.model.base import build_random_config
-    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.inputs.prepare import prepare
 
     tokenizer, _ = prepare(check(tiny))
     folder = tmp_path / "model"

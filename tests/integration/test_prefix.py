@@ -138,7 +138,7 @@ def test_full_disk_is_named_and_nothing_is_left(upper: dict[str, Any], monkeypat
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mistral_ner.training.prefix.os.posix_fallocate", full)
+    monkeypatch.setattr("mistral_ner.training.inputs.prefix.os.posix_fallocate", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)\n  fix: model.frozen_prefix="):
         run(upper, "full", True)
     assert list((Path(upper["data"]["cache_dir"]) / "prefix").iterdir()) == []

@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.dispatch import run_search
+from mistral_ner.hyperopt.sampling.promise import Judge, look_at
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.promise import Judge, look_at
 from mistral_ner.train import fit
 from tests.runs import reports
 

@@ -21,8 +21,8 @@ from mistral_ner.predict.source import Source
 from mistral_ner.predict.tagger import Tagger
 from mistral_ner.train import fit
 from mistral_ner.training.evaluate import Evaluation, Forward
+from mistral_ner.training.inputs.prepare import prepare
 from mistral_ner.training.predictions import score_and_write, write_splits
-from mistral_ner.training.prepare import prepare
 from tests.conftest import SHARED_DATA, needs_real_data
 from tests.tagging import tag_lines
 

@@ -218,7 +218,7 @@ def test_one_that_fails_leaves_the_others_as_they_are(tiny: dict[str, Any]) -> N
 
 def test_the_base_keeps_its_bits_and_nothing_attached(tiny: dict[str, Any]) -> None:
     from mistral_ner.config.check import check
-    from mistral_ner.training.prepare import prepare
+    from mistral_ner.training.inputs.prepare import prepare
 
     config = check(tiny)
     tokenizer, _ = prepare(config)

@@ -20,7 +20,7 @@ from mistral_ner.model.limits import check_vocabulary
 from mistral_ner.model.stored import WEIGHTS, load_trained, save_merged
 from mistral_ner.model.tokenizer import train_tokenizer
 from mistral_ner.train import fit
-from mistral_ner.training.prepare import forget_prepared
+from mistral_ner.training.inputs.prepare import forget_prepared
 
 pytestmark = pytest.mark.usefixtures("cold")
 SHAPE = {

@@ -28,6 +28,7 @@ LAYERS = (
     ("training",),
     ("train", "predict"),
     ("hyperopt.spec",),
+    ("hyperopt.sampling",),
     ("hyperopt.study",),
     ("hyperopt.cluster",),
     ("hyperopt.mirror",),

@@ -6,7 +6,7 @@ from accelerate import skip_first_batches
 from torch.utils.data import BatchSampler
 from transformers import TrainingArguments
 
-from mistral_ner.training.batches import ByLength, batches_by_tokens, buffers, choose_width, collate
+from mistral_ner.training.inputs.batches import ByLength, batches_by_tokens, buffers, choose_width, collate
 from mistral_ner.training.trainer import NerTrainer
 
 LENGTHS = np.random.default_rng(0).integers(3, 90, size=1003).tolist()

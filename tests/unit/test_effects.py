@@ -16,12 +16,11 @@ from scipy.stats import qmc
 from mistral_ner.errors import ConfigError
 from mistral_ner.hyperopt.engines.scheduler import StudyScheduler
 from mistral_ner.hyperopt.results.summary import summarise
+from mistral_ner.hyperopt.sampling.promise import SECOND, Seen
+from mistral_ner.hyperopt.sampling.samplers import build_pruner, build_sampler, silence_optuna
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import EventLog
 from mistral_ner.hyperopt.study.opening import lead_study
-from mistral_ner.hyperopt.study.promise import Seen
-from mistral_ner.hyperopt.study.running import SECOND
-from mistral_ner.hyperopt.study.samplers import build_pruner, build_sampler, silence_optuna
 from mistral_ner.hyperopt.study.study import Study
 
 REPORTS = 9

@@ -18,7 +18,7 @@ from mistral_ner.model.limits import check_vocabulary, choose_max_length, find_l
 from mistral_ner.model.tokenizer import load_tokenizer, train_tokenizer
 from mistral_ner.train import fit
 from mistral_ner.training.evaluate import score
-from mistral_ner.training.prepare import forget_prepared, prepare
+from mistral_ner.training.inputs.prepare import forget_prepared, prepare
 
 POSITIONS = {"max_position_embeddings": 64}
 

@@ -113,7 +113,7 @@ def test_a_known_home_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 @pytest.mark.parametrize(("flag", "refused"), [("-OO", True), ("-O", False)])
 def test_a_python_without_docstrings_is_refused(flag: str, refused: bool, tmp_path: Path) -> None:
     code = (
-        "from mistral_ner.config.check import check; from mistral_ner.training.inputs import check_inputs; "
+        "from mistral_ner.config.check import check; from mistral_ner.training.inputs.check import check_inputs; "
         f"check_inputs(check({{'output_dir': '/tmp/x', 'data': {{'cache_dir': {str(tmp_path)!r}}}}}))"
     )
     said = in_a_process(code, flag)

@@ -13,8 +13,8 @@ from mistral_ner.config.schema import ModelConfig
 from mistral_ner.data.encoded.rows import Row
 from mistral_ner.model import lend_model
 from mistral_ner.model.padding import reads_padding
-from mistral_ner.training.batches import batches_by_tokens
 from mistral_ner.training.evaluate import Forward
+from mistral_ner.training.inputs.batches import batches_by_tokens
 
 pytestmark = pytest.mark.usefixtures("cold")
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,11 +10,11 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from mistral_ner.errors import ConfigError
+from mistral_ner.hyperopt.sampling.samplers import INFEASIBLE, build_sampler
 from mistral_ner.hyperopt.spec.parse import parse
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.spec.priors import EVEN, share_even_draws
 from mistral_ner.hyperopt.spec.space import Parameter
-from mistral_ner.hyperopt.study.samplers import INFEASIBLE, build_sampler
 
 RATE = {"type": "loguniform", "low": 1e-4, "high": 1e-2, "prior": {"center": 1e-3, "width": 1.5}}
 RANK = {"type": "choice", "choices": [4, 8, 16, 32], "prior": {16: 5}}

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.config.schema import to_container
 from mistral_ner.errors import ConfigError
+from mistral_ner.hyperopt.sampling.promise import Judge, PromisedStudy, Seen, estimate, look_at, losses_to_keep
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.promise import Judge, PromisedStudy, Seen, estimate, look_at, losses_to_keep
 
 SPACE = {"learning_rate": {"type": "loguniform", "low": 1e-5, "high": 1e-1}}
 

@@ -17,9 +17,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.engines.ray_tune import StudySearcher
+from mistral_ner.hyperopt.sampling.samplers import silence_optuna
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import EventLog
-from mistral_ner.hyperopt.study.samplers import silence_optuna
 from mistral_ner.hyperopt.study.study import VERDICT, Study
 
 REPORTS = 9

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.hyperopt.engines.rules import Compare, Promotion, Rule, Stopping
-from mistral_ner.hyperopt.study.promise import Scores, Seen
+from mistral_ner.hyperopt.sampling.promise import Scores, Seen
 
 
 def trial(number: int, state: TrialState, *values: float) -> FrozenTrial:

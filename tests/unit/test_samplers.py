@@ -8,9 +8,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from mistral_ner.hyperopt.sampling.promise import Judge
+from mistral_ner.hyperopt.sampling.samplers import INFEASIBLE, KnownTrials, _KnownStudy, build_sampler
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.promise import Judge
-from mistral_ner.hyperopt.study.samplers import INFEASIBLE, KnownTrials, _KnownStudy, build_sampler
 
 RATE = optuna.distributions.FloatDistribution(0.0, 0.99)
 

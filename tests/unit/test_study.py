@@ -19,10 +19,10 @@ from mistral_ner.hyperopt.dry_run import describe
 from mistral_ner.hyperopt.report import write_report
 from mistral_ner.hyperopt.results.finish import finish
 from mistral_ner.hyperopt.results.summary import describe_reports, summarise
+from mistral_ner.hyperopt.sampling.samplers import build_sampler
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import format_duration
 from mistral_ner.hyperopt.study.opening import lead_study, read_study
-from mistral_ner.hyperopt.study.samplers import build_sampler
 from mistral_ner.hyperopt.study.signals import Interrupted
 from mistral_ner.hyperopt.study.study import Proposal, Study
 

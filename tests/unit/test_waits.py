@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModelForTokenClassification
 from mistral_ner.model.padding import takes_whole_mask, whole_mask
 from mistral_ner.train import fit
 from mistral_ner.training import trainer
-from mistral_ner.training.batches import collate, pieces
+from mistral_ner.training.inputs.batches import collate, pieces
 
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")  # results on the host
 

@@ -265,7 +265,7 @@ def _bring_model(road: Road, model: ModelConfig, parent: Path) -> None:
 
 def _bring_data(road: Road, config: Config, parent: Path) -> None:
     """Get the sentences, the tokenizer and the encoded rows, once a machine, and let this process train on them."""
-    from mistral_ner.training.prepare import adopt, describe_needs
+    from mistral_ner.training.inputs.prepare import adopt, describe_needs
 
     key = hashlib.sha256(describe_needs(config).encode()).hexdigest()[:32]
 

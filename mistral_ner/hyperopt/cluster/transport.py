@@ -186,7 +186,7 @@ class Office:
         return wrap([("", 0, np.frombuffer(given, np.uint8))]), folder.name, list_files(folder)
 
     def _prepare(self, config: Config) -> tuple[Any, Path]:
-        from mistral_ner.training.prepare import prepare
+        from mistral_ner.training.inputs.prepare import prepare
 
         with self._one_set:
             tokenizer, encoded = prepare(config)

@@ -330,7 +330,7 @@ def is_stranger(plan: Plan, machine: Machine) -> bool:
 def _warm_up(config: Config) -> None:
     importlib.import_module("mistral_ner.training.evaluate")
     importlib.import_module("mistral_ner.training.fit")
-    importlib.import_module("mistral_ner.training.prepare").prepare(config)
+    importlib.import_module("mistral_ner.training.inputs.prepare").prepare(config)
 
 
 def _result(function: Callable[[T], R], item: T) -> R | Failed:

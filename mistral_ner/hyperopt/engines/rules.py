@@ -5,7 +5,7 @@ form: every trial pauses at its rung, and a free slot continues the best paused 
 nothing, because a training that is called again continues in its folder.
 
 Both count a trial by its number in the study, so that it stays the same trial in another worker or a resumed search.
-What makes one trial better than another at a rung is the business of :mod:`mistral_ner.hyperopt.study.promise`.
+What makes one trial better than another at a rung is the business of :mod:`mistral_ner.hyperopt.sampling.promise`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import ClassVar
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from mistral_ner.hyperopt.sampling.promise import Judge, Scores, Seen
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.promise import Judge, Scores, Seen
 
 # Scores trials at a report, by what each has shown up to it.
 Compare = Callable[[int, Mapping[int, Seen]], Scores]

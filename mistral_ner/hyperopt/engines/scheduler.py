@@ -11,8 +11,8 @@ from ray.tune.schedulers import FIFOScheduler
 from mistral_ner.hyperopt.cluster.private import keep_no_averages, waiting_trials
 from mistral_ner.hyperopt.engines.rules import build_rule
 from mistral_ner.hyperopt.engines.trial import FAILURE, REPORT
+from mistral_ner.hyperopt.sampling.promise import Seen, look_at
 from mistral_ner.hyperopt.study.event_log import EventLog
-from mistral_ner.hyperopt.study.promise import Seen, look_at
 from mistral_ner.hyperopt.study.study import Study
 
 

@@ -36,7 +36,7 @@ from mistral_ner.hyperopt.spec.plan import train_again
 from mistral_ner.hyperopt.study.event_log import append_log, format_duration, format_value
 from mistral_ner.hyperopt.study.signals import Interrupted, delay_signals, get_signal_name
 from mistral_ner.hyperopt.study.study import GO_ON, Study
-from mistral_ner.training.inputs import NOTHING_FOUND
+from mistral_ner.training.inputs.check import NOTHING_FOUND
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mistral_ner.hyperopt.sampling.promise import best_value
 from mistral_ner.hyperopt.spec.plan import trial_name
 from mistral_ner.hyperopt.study.budget import any_reaches_target, find_used_up_space
-from mistral_ner.hyperopt.study.promise import best_value
 from mistral_ner.hyperopt.study.study import REASON, VERDICT, Study
 from mistral_ner.training.checkpoint import CHECKPOINTS, find_best
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mistral_ner.hyperopt.sampling.proposals import distinct_settings
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.proposals import distinct_settings
 
 _ENOUGH_TRIALS = 6  # before max_failure_rate is applied
 _FINALISTS = 2  # a race of fewer decides nothing

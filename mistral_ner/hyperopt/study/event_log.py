@@ -12,9 +12,9 @@ from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mistral_ner.hyperopt.sampling.samplers import explain_choices
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.live_view import LiveView, NoView, can_show
-from mistral_ner.hyperopt.study.samplers import explain_choices
 from mistral_ner.hyperopt.study.study import FAILURES, REASON, VERDICT, Proposal, Study
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from mistral_ner import files, locks
 from mistral_ner.config.schema import Config, to_container
 from mistral_ner.data.read import reads_the_same
 from mistral_ner.errors import ConfigError, UserError, nearest
+from mistral_ner.hyperopt.sampling.known import rank_warm_trials
+from mistral_ner.hyperopt.sampling.samplers import build_pruner, build_sampler, silence_optuna
 from mistral_ner.hyperopt.spec.parse import parse
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config
-from mistral_ner.hyperopt.study.known import rank_warm_trials
 from mistral_ner.hyperopt.study.running import RunningTrial
-from mistral_ner.hyperopt.study.samplers import build_pruner, build_sampler, silence_optuna
 from mistral_ner.hyperopt.study.storage import JOURNAL, STORAGE_URL, check_journal, open_storage, settle
 from mistral_ner.hyperopt.study.study import CALLED_OFF, SECONDS, STARTED, Study
 from mistral_ner.training.tracking import prepare_tracker

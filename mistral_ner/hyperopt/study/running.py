@@ -10,12 +10,10 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mistral_ner.hyperopt.sampling.promise import SECOND, Judge, PromisedStudy, losses_to_keep
 from mistral_ner.hyperopt.spec.plan import ENQUEUED, Plan, trial_name
-from mistral_ner.hyperopt.study.promise import Judge, PromisedStudy, losses_to_keep
 from mistral_ner.hyperopt.study.storage import settle
 from mistral_ner.training.checkpoint import CHECKPOINTS
-
-SECOND = "second_metric"  # user attribute of a trial: the second metric by report
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from optuna.trial import FrozenTrial, TrialState
 from mistral_ner import files, locks
 from mistral_ner.config.schema import to_container
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.sampling.known import KnownTrials
+from mistral_ner.hyperopt.sampling.promise import SECOND, Seen, look_at
+from mistral_ner.hyperopt.sampling.proposals import CheckedSampler
+from mistral_ner.hyperopt.sampling.samplers import INFEASIBLE, build_sampler
 from mistral_ner.hyperopt.spec.plan import Plan, read_saved_config, trial_name
 from mistral_ner.hyperopt.study.budget import Clock, Ledger, find_used_up_space
-from mistral_ner.hyperopt.study.known import KnownTrials
-from mistral_ner.hyperopt.study.promise import Seen, look_at
-from mistral_ner.hyperopt.study.proposals import CheckedSampler
-from mistral_ner.hyperopt.study.running import SECOND, RunningTrial, read_metrics
-from mistral_ner.hyperopt.study.samplers import INFEASIBLE, build_sampler
+from mistral_ner.hyperopt.study.running import RunningTrial, read_metrics
 from mistral_ner.hyperopt.study.signals import delay_signals
 from mistral_ner.hyperopt.study.storage import settle
 from mistral_ner.training.checkpoint import find_best, reports_on_disk

@@ -21,12 +21,12 @@ from optuna.pruners import (
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from mistral_ner.hyperopt.sampling.known import APART, KnownTrials
+from mistral_ner.hyperopt.sampling.promise import Judge
+from mistral_ner.hyperopt.sampling.proposals import CheckedSampler
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.spec.priors import share_even_draws
 from mistral_ner.hyperopt.spec.space import Parameter
-from mistral_ner.hyperopt.study.known import APART, KnownTrials
-from mistral_ner.hyperopt.study.promise import Judge
-from mistral_ner.hyperopt.study.proposals import CheckedSampler
 
 _TRUST = 5.0  # how many trials weigh as much as a prior in TPE's choice among candidates, see bench/README.md
 _CANDIDATES = 8  # TPE proposes the best of these; fewer explore more (Optuna: 24), see bench/README.md

@@ -34,7 +34,7 @@ from mistral_ner.model.base import added_tokens
 from mistral_ner.model.hardware import autocast, place_of_inputs, precision
 from mistral_ner.model.layers import SKIPPABLE, compute_activations, frozen_layers, frozen_modules, skip_layers
 from mistral_ner.model.lora import PeftModel
-from mistral_ner.training.batches import batches_by_tokens, collate
+from mistral_ner.training.inputs.batches import batches_by_tokens, collate
 
 log = logging.getLogger(__name__)
 

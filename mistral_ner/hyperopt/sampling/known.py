@@ -14,9 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mistral_ner.errors import UserError
+from mistral_ner.hyperopt.sampling.promise import SECOND, Judge, best_value, estimate
 from mistral_ner.hyperopt.spec.plan import Plan
-from mistral_ner.hyperopt.study.promise import Judge, best_value, estimate
-from mistral_ner.hyperopt.study.running import SECOND
 from mistral_ner.training.checkpoint import find_best
 
 log = logging.getLogger(__name__)

@@ -37,6 +37,7 @@ from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.training.checkpoint import find_best
 
 LOSS = "eval_loss"  # a metric of every training
+SECOND = "second_metric"  # user attribute of a trial: the second metric by report
 _CLEAR = 0.1  # F1 that no untrained head reaches: what it guesses is right in a few hundredths
 _ATTRIBUTE = "eval_loss_{}"  # user attribute of a trial: the loss at a report
 

@@ -1,0 +1,1 @@
+"""What goes into a training: its data, checked, encoded and in batches."""
