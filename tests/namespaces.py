@@ -20,9 +20,10 @@ from pathlib import Path
 from tests.warm_server import SITE, WORKERS
 
 ROOT = Path(__file__).parents[1]
-PYTHON = str(Path(sys.prefix).resolve() / "bin/python")  # where /tmp does not hide it
+PYTHON = str(Path(sys.prefix).resolve() / "bin/python")  # not by a link, which /tmp may hide
 PROJECT = "/mnt/project"  # on every host
 _SITE, _SERVER = "/mnt/site", "/mnt/server"  # what Ray's workers need to be forked, as in the other tests
+_PYTHON = "/mnt/python"
 _NET = "10.231.7"  # private addresses, in a network that only these namespaces see
 
 
@@ -87,7 +88,7 @@ class Host:
         self.name, self.address, self.network = name, address, network
         own = (
             f"mount -t tmpfs own /mnt && mkdir {PROJECT} && mount --bind '{ROOT}' {PROJECT} && {_show_server()}"
-            "mount -t tmpfs own /tmp && mount -t tmpfs own /dev/shm && mkdir -p /tmp/home && touch /tmp/there"
+            f"{_hide_tmp()} && mount -t tmpfs own /dev/shm && mkdir -p /tmp/home && touch /tmp/there"
         )
         command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._process = subprocess.Popen(
@@ -167,6 +168,15 @@ class Host:
         self._process.wait(30)
         if self._process.stderr is not None:
             self._process.stderr.close()
+
+
+def _hide_tmp() -> str:
+    """Return a script that gives a host a /tmp of its own, in which only Python stays, if it lies there."""
+    hide, place = "mount -t tmpfs own /tmp", str(Path(sys.prefix).resolve())
+    if not place.startswith("/tmp/"):
+        return hide
+    keep, show = f"mkdir {_PYTHON} && mount --bind '{place}' {_PYTHON}", f"mount --bind {_PYTHON} '{place}'"
+    return f"{keep} && {hide} && mkdir -p '{place}' && {show}"
 
 
 def _show_server() -> str:
