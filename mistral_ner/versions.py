@@ -9,7 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 # What numbers, pickles and files depend on; the rest of what a worker imports follows from them.
-_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "peft", "datasets", "optuna", "omegaconf", "filelock")
+_PACKAGES = (
+    *("ray", "torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors", "datasets"),
+    *("optuna", "omegaconf", "filelock"),
+)
 
 
 @functools.cache

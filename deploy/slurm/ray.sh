@@ -4,8 +4,11 @@
 #   sbatch --nodes=4 --gpus-per-node=2 deploy/slurm/ray.sh hyperopt=combined budget=prod
 #   sbatch --nodes=4 deploy/slurm/ray.sh --resume multirun/NAME
 #
-# Type it in the project's folder. Whatever follows the script's name goes to launch.py, and "--resume STUDY" goes on
-# with a study. DRY_RUN=1 in the environment prints the commands instead of running them.
+# Type it in the project's folder. Whatever follows the script's name goes to launch.py; "--resume STUDY" goes on with a
+# study instead. In the environment:
+#
+#   PYTHON=/path/to/bin/python   the same on every node; .venv/bin/python of this folder unless it is given
+#   DRY_RUN=1                    prints the commands instead of running them
 #SBATCH --job-name=mistral-ner
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -14,17 +17,32 @@
 #SBATCH --output=mistral-ner-%j.log
 set -euo pipefail
 
+fail() {
+    echo "error: $1; fix: $2" >&2
+    exit 1
+}
+
+[ -n "${SLURM_JOB_ID:-}" ] || fail "deploy/slurm/ray.sh runs in a job of Slurm" "sbatch --nodes=2 deploy/slurm/ray.sh $*"
+if [ "${1:-}" = --resume ] && [ $# -ne 2 ]; then
+    fail "--resume takes the folder of a study and nothing else, found $(($# - 1)) words after it" "--resume multirun/NAME"
+fi
+
 PYTHON=${PYTHON:-.venv/bin/python}
 RAY=${RAY:-$(dirname "$PYTHON")/ray}
 PORT=${PORT:-$((20000 + SLURM_JOB_ID % 20000))} # two jobs may share a node
 CPUS=${SLURM_CPUS_PER_TASK:-1}
 export RAY_TMPDIR=${RAY_TMPDIR:-/tmp} # the name of TMPDIR may be too long for Ray's sockets
+if [ -z "${RAY_AUTH_MODE:-}" ]; then # others on these nodes cannot use this Ray, whatever token their home has
+    RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+fi
 
 run() {
     if [ -n "${DRY_RUN:-}" ]; then printf '%s\n' "$*"; else "$@"; fi
 }
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+[ ${#nodes[@]} -gt 0 ] || fail "scontrol does not say which nodes this job has" "a PATH that leads to Slurm's commands"
 head=${nodes[0]}
 address=$head:$PORT
 one=(--nodes=1 --ntasks=1 --overlap "--cpus-per-task=$CPUS") # a step does not inherit the CPUs
@@ -35,8 +53,10 @@ trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 run srun "${one[@]}" --nodelist="$head" \
     "$RAY" start --block --head --port="$PORT" --num-cpus="$CPUS" --include-dashboard=false --disable-usage-stats &
+started=$!
 [ -n "${DRY_RUN:-}" ] || for _ in $(seq 120); do
     "$PYTHON" -c "import socket; socket.create_connection(('$head', $PORT), 1)" 2>/dev/null && break
+    kill -0 "$started" 2>/dev/null || fail "Ray did not start on $head" "what srun and Ray say above"
     sleep 1
 done
 for node in "${nodes[@]:1}"; do
@@ -47,7 +67,7 @@ done
 # The search runs on the first node, where this script runs. USR1, two minutes before the time is over, ends it in
 # order: the same study goes on in the next job.
 if [ "${1:-}" = --resume ]; then
-    search=("$PYTHON" -m mistral_ner.hyperopt.resume "${2:?the study to go on with}" --ray-address "$address")
+    search=("$PYTHON" -m mistral_ner.hyperopt.resume "$2" --ray-address "$address")
 else
     search=("$PYTHON" launch.py -m "$@" "hyperopt.ray_address=$address")
 fi

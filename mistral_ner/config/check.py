@@ -181,7 +181,7 @@ def _cross_key_faults(config: Config) -> list[Fault]:
         faults.append(Fault("model.random_init", "needs a model_type", "+model.random_init.model_type=mistral"))
     if model.random_init is None and not model.model_name.strip():
         faults.append(Fault("model.model_name", "must not be empty", "model=minilm"))
-    return faults + _folder_faults(config)
+    return faults + _address_faults(config.hyperopt.ray_address) + _folder_faults(config)
 
 
 def is_encoding(name: str) -> bool:
@@ -202,6 +202,20 @@ def _full_tuning_faults(model: ModelConfig) -> list[Fault]:
         rule = f"does nothing with model.tuning=full, which trains every layer, found {model.lora_layers!r}"
         faults.append(Fault("model.lora_layers", rule, "model.lora_layers=all, or model.tuning=lora"))
     return faults
+
+
+def _address_faults(address: str | None) -> list[Fault]:
+    if address is None or address == "auto" or _ADDRESS.fullmatch(address):
+        return []
+    outside, host = address.startswith("ray://"), address.rpartition("//")[2].rstrip("/")
+    port = "" if re.search(r":\d+$", host) else ":10001" if outside else ":6379"
+    proposed = f"{'ray://' if outside else ''}{host}{port}"
+    fix = proposed if host != "local" and _ADDRESS.fullmatch(proposed) else "null, for a private Ray"
+    rule = f"must be auto, HOST:PORT or ray://HOST:PORT, found {address!r}"
+    return [Fault("hyperopt.ray_address", rule, f"hyperopt.ray_address={fix}")]
+
+
+_ADDRESS = re.compile(r"(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}")
 
 
 def _folder_faults(config: Config) -> list[Fault]:

@@ -19,11 +19,15 @@ def find_url_fault(url: str) -> str | None:
     """Return in words what keeps a URL from naming a bucket or a folder in one; None: nothing."""
     if _URL.fullmatch(url):
         return None
-    found = re.sub(r"//[^/]*@", "//***@", url)  # keys belong in no message
     return (
         "must be s3://my-bucket/folder or gs://my-bucket/folder, a bucket's name in small letters and no keys, "
-        f"found {found!r}"
+        f"found {hide_keys(url)!r}"
     )
+
+
+def hide_keys(url: str) -> str:
+    """Return a URL as a message may show it, without a user's keys."""
+    return re.sub(r"//[^/]*@", "//***@", url)
 
 
 def name_mirror(hyperopt: HyperoptConfig) -> list[Fault]:

@@ -32,6 +32,8 @@ def describe(plan: Plan) -> None:
     facts.add_row("study", f"{hyperopt.study_name} in {plan.folder}")
     if hyperopt.mirror is not None:
         facts.add_row("mirror", f"{hyperopt.mirror}/{hyperopt.study_name}")
+    if hyperopt.ray_address is not None:
+        facts.add_row("cluster", f"{hyperopt.ray_address}, which is not asked now: the search does so before it starts")
     facts.add_row("strategy", hyperopt.strategy)
     facts.add_row("sampler", f"{hyperopt.optuna_sampler}, seed {plan.config.seed}")
     if (said := explain_choices(plan)) is not None:

@@ -76,11 +76,12 @@ class RayTuneSweeper(_StudySweeper):
         Raises:
             UserError: the launcher is neither Hydra's own nor Ray's.
         """
-        task, name = super()._task(), self.composed.hydra.launcher._target_.rpartition(".")[2]
-        if name not in ("BasicLauncher", "RayLauncher"):
+        task, hydra = super()._task(), self.composed.hydra
+        if hydra.launcher._target_.rpartition(".")[2] not in ("BasicLauncher", "RayLauncher"):
             raise UserError(
-                f"hydra/launcher: found {name}, and Ray Tune itself starts the trials of hyperopt="
-                f"{task.hyperopt.strategy}; fix: hyperopt=optuna, or hyperopt.ray_address=auto inside a Ray cluster"
+                f"hydra/launcher={hydra.runtime.choices['hydra/launcher']}: Ray Tune itself starts the trials of "
+                f"hyperopt={task.hyperopt.strategy}; fix: leave hydra/launcher out, and on a cluster name its Ray, "
+                "hyperopt.ray_address=auto; or hyperopt=optuna"
             )
         return task
 
@@ -99,10 +100,16 @@ class OptunaStudySweeper(_StudySweeper):
         task = super()._task()
         # Hydra's own launcher runs one job after the other: each has the machine; passes are no jobs of it
         passes = task.hyperopt.ray_address is not None and task.hyperopt.trials_per_pass > 1
-        basic = "BasicLauncher" in self.composed.hydra.launcher._target_
+        launcher = self.composed.hydra.launcher._target_
+        basic = "BasicLauncher" in launcher
+        if task.hyperopt.ray_address is not None and "RayLauncher" not in launcher and not passes:
+            raise UserError(
+                f"hyperopt.ray_address={task.hyperopt.ray_address}: hyperopt={task.hyperopt.strategy} runs its trials "
+                "there with hydra/launcher=ray only; fix: add hydra/launcher=ray"
+            )
         if task.hyperopt.max_concurrent is None and basic and not passes:
             task.hyperopt.max_concurrent = task.hyperopt.trials_per_pass
-        if "SlurmLauncher" in self.composed.hydra.launcher._target_:
+        if "SlurmLauncher" in launcher:
             self._leave_to_slurm(task)
         return task
 

@@ -51,7 +51,7 @@ SEARCH_FAULTS = {
     "hyperopt.max_reports=1": "hyperopt.max_reports: must pay for one trial up to its first rung, 9 reports, found 1",
     "hyperopt.asha_enabled=false": "hyperopt.asha_enabled: hyperopt=combined says true, found false",
     "hyperopt.second_metric=eval_f1": "hyperopt.second_metric: is hyperopt.metric itself, eval_f1",
-    "hyperopt.resources_per_trial.cpu=1000": "trials of 1000 CPUs do not fit this machine's",
+    "hyperopt.resources_per_trial.cpu=1000": "a trial of 1000 CPUs does not fit this machine",
 }
 
 SINGLE_FAULTS: list[tuple[list[str], str]] = [

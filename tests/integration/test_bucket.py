@@ -249,7 +249,9 @@ def test_a_bucket_that_cannot_be_used_is_one_message(keys: None, server: str, mo
         Bucket.open("s3://no-bucket/x").check()
     with pytest.raises(UserError, match=r"no study 'x' to resume in s3://my-bucket/searches.*fix: its name"):
         fetch("s3://my-bucket/searches/x", Path("multirun"))
-    with pytest.raises(UserError, match="a study's mirror must be s3://my-bucket/folder"):
+    with pytest.raises(
+        UserError, match=r"a study's mirror must be s3://my-bucket/folder/study or .*, found 's3://study'; fix: "
+    ):
         fetch("s3://study", Path("multirun"))
     ask_for_keys(server, after="0")
     try:
@@ -257,8 +259,12 @@ def test_a_bucket_that_cannot_be_used_is_one_message(keys: None, server: str, mo
             Bucket.open("s3://my-bucket/x").check()
     finally:
         ask_for_keys(server, after="inf")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(UserError, match="it cannot be reached; fix: mend the network, or AWS_ENDPOINT_URL="):
+    place = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{place}")
+    with pytest.raises(UserError, match=f"cannot be reached at http://{place}; fix: mend .*, or AWS_ENDPOINT_URL="):
+        Bucket.open("s3://my-bucket/x").check()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", place)
+    with pytest.raises(UserError, match=f"AWS_ENDPOINT_URL must be http://HOST:PORT or https://HOST, found {place}"):
         Bucket.open("s3://my-bucket/x").check()
 
 

@@ -254,7 +254,9 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     output = search.stdout
     assert search.returncode != 0
     assert "no Ray cluster at hyperopt.ray_address=127.0.0.1:1" in output
-    assert "fix: ray start --head there first, or hyperopt.ray_address=null for a private one" in output
+    assert (
+        "fix: ray start --head there first, or a private one: hyperopt.ray_address=null (--ray-address null" in output
+    )
     assert list(tmp_path.iterdir()) == [], "no study was made"
 
 

@@ -100,7 +100,9 @@ def test_a_trial_on_a_card_that_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_trial_that_the_machine_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "cores", lambda: 2)
-    with pytest.raises(ConfigError, match="1 trials of 8 CPUs do not fit this machine's 2"):
+    with pytest.raises(
+        ConfigError, match=r"resources_per_trial.cpu: a trial of 8 CPUs does not fit this machine, which has 2"
+    ):
         plan(resources_per_trial={"cpu": 8})
 
 

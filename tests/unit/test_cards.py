@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mistral_ner.config.schema import Config, ModelConfig
-from mistral_ner.hyperopt.cluster.gpu import keep_to_share
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.model.memory import plan as memory_plan
 from mistral_ner.model.memory.plan import MemoryPlan
 from mistral_ner.train import fit
 from mistral_ner.training import memory, trainer
+from mistral_ner.training.gpu import keep_to_share
 
 SHAPE = {"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "sliding_window": None}

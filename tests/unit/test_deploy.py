@@ -51,6 +51,42 @@ def test_a_ray_over_the_nodes_of_a_job_and_a_search_in_it(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "job", "said"),
+    [
+        ("hyperopt=asha", "", "runs in a job of Slurm; fix: sbatch --nodes=2 deploy/slurm/ray.sh hyperopt=asha\n"),
+        ("--resume", "7", "takes the folder of a study and nothing else, found 0 words after it; fix: --resume mul"),
+        ("--resume multirun/s budget=dev", "7", "found 2 words after it; fix: --resume multirun/NAME\n"),
+        ("hyperopt=asha", "8", "scontrol does not say which nodes this job has; fix: a PATH that leads to Slurm's"),
+        ("hyperopt=asha", "7", "error: Ray did not start on node1; fix: what srun and Ray say above\n"),
+    ],
+)
+def test_what_the_script_refuses_starts_no_ray(tmp_path: Path, arguments: str, job: str, said: str) -> None:
+    for name, text in (("scontrol", SCONTROL if job == "7" else "#!/bin/sh\n"), ("srun", "#!/bin/sh\nexit 1\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": job, "SLURM_JOB_NODELIST": "node[1-3]"}
+    done = subprocess.run(
+        ["bash", str(SLURM), *arguments.split()], env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+
+
+def test_every_node_of_a_job_has_its_token(tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\necho $RAY_AUTH_MODE $RAY_AUTH_TOKEN >> $(dirname $0)/tokens\nexit 1\n")
+    (tmp_path / "srun").chmod(0o755)
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-3]"}
+    for _ in range(2):
+        subprocess.run(["bash", str(SLURM), "hyperopt=asha"], env=env, capture_output=True, check=False, timeout=60)
+    one, other = (tmp_path / "tokens").read_text().splitlines()
+    assert re.fullmatch("token [0-9a-f]{64}", one)
+    assert one != other
+
+
 def test_a_study_goes_on_in_the_next_job(tmp_path: Path) -> None:
     said = dry_run(tmp_path, "--resume", "multirun/s")
     assert ".venv/bin/python -m mistral_ner.hyperopt.resume multirun/s --ray-address node1:20007" in said

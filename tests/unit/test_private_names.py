@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import ray
 from ray._private import ray_constants, services
 from ray._private.authentication import authentication_token_setup as tokens
+from ray._raylet import AuthenticationMode, get_authentication_mode
 from ray.train._internal import storage
 from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.trainable.metadata import _TrainingRunMetadata
@@ -34,12 +35,11 @@ def test_ray_takes_its_address_from_this_constant() -> None:
     assert before == ray_constants.ENABLE_RAY_CLUSTER
 
 
-def test_the_token_is_taken_up_by_this_function(monkeypatch) -> None:
-    asked = []
-    inspect.signature(tokens.maybe_enable_token_auth_if_token_available).bind(warn_if_disabled=False)
-    monkeypatch.setattr(tokens, "maybe_enable_token_auth_if_token_available", lambda **named: asked.append(named))
-    private.use_token_of_this_machine()
-    assert asked == [{"warn_if_disabled": False}]
+def test_ray_reads_its_token_mode_again(monkeypatch) -> None:
+    for mode in ("token", "disabled"):
+        monkeypatch.setenv(tokens.AUTH_MODE_ENV_VAR, mode)
+        private.take_up_token_mode()
+        assert get_authentication_mode() == getattr(AuthenticationMode, mode.upper())
 
 
 def test_the_notes_about_tokens_come_from_this_logger() -> None:

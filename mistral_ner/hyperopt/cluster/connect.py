@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,10 +18,10 @@ from typing import Any
 import psutil
 import ray
 
-import mistral_ner
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import private, reaper
-from mistral_ner.hyperopt.cluster.machines import ask_every_machine, count_room, one_trial
+from mistral_ner.hyperopt.cluster.address import connect, describe_cause, keep_token_mode, show_token
+from mistral_ner.hyperopt.cluster.machines import ask_every_machine, count_room, one_trial, wait_for_machines
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan, cpus_per_trial
 from mistral_ner.hyperopt.study.signals import handle_again
@@ -39,9 +38,6 @@ ENVIRONMENT = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a stopped trial may take the adapter off before its worker goes on
 }
 
-ATTEMPTS = 5  # to connect to a running Ray; one in three failed on two cores with Ray 2.60
-NOT_STARTED = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
-
 log = logging.getLogger(__name__)
 
 
@@ -56,22 +52,25 @@ def join(plan: Plan) -> Iterator[None]:
         yield
         return
     _prepare_process()
-    _connect(plan)
-    handle_again()
-    outside = private.is_client()
-    try:
-        plan.room.count = count_room(one_trial(plan), plan.room.strangers)
-        ask_every_machine(plan)
-        yield
-    except Exception as error:
-        if outside and not private.is_client():
-            raise UserError(
-                f"the Ray at hyperopt.ray_address={plan.config.hyperopt.ray_address} is gone; the study is kept\n"
-                f"  fix: python -m mistral_ner.hyperopt.resume {plan.folder} --ray-address ADDRESS, once Ray runs again"
-            ) from error
-        raise
-    finally:
-        ray.shutdown()
+    with show_token(plan.config.hyperopt.ray_address):
+        connect(plan.config.hyperopt.ray_address, **_COMMON)
+        handle_again()
+        outside = private.is_client()
+        try:
+            wait_for_machines()
+            plan.room.count = count_room(one_trial(plan), plan.room.strangers)
+            ask_every_machine(plan)
+            yield
+        except Exception as error:
+            if outside and not private.is_client():
+                raise UserError(
+                    f"the Ray at hyperopt.ray_address={plan.config.hyperopt.ray_address} is gone; the study is kept\n"
+                    f"  fix: python -m mistral_ner.hyperopt.resume {plan.folder} --ray-address ADDRESS, once Ray runs "
+                    "again"
+                ) from error
+            raise
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
@@ -87,18 +86,19 @@ def lend_cluster(plan: Plan) -> Iterator[dict[str, float]]:
             yield one_trial(plan, say=True)
         return
     before, folder = psutil.Process().children(), make_short_folder()
-    try:
-        _start(plan, folder)
-    except BaseException:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    handle_again()
-    with _end_afterwards(before, folder):
+    with keep_token_mode():
         try:
-            yield one_trial(plan, say=True)
-        finally:
+            _start(plan, folder)
+        except BaseException:
             ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        handle_again()
+        with _end_afterwards(before, folder):
+            try:
+                yield one_trial(plan, say=True)
+            finally:
+                ray.shutdown()
 
 
 def _prepare_process() -> None:
@@ -159,7 +159,7 @@ def _start(plan: Plan, folder: Path) -> None:
             )
     except Exception as error:  # whatever its parts raise
         raise UserError(
-            f"a private Ray does not start in {folder} ({_cause(error)})\n"
+            f"a private Ray does not start in {folder} ({describe_cause(error)})\n"
             f"  fix: RAY_TMPDIR=SHORT_FOLDER before the command, or without Ray: hyperopt=optuna "
             f"hyperopt.max_concurrent=1"
         ) from error
@@ -192,56 +192,6 @@ def make_short_folder() -> Path:
 _LONGEST_PARENT = 107 - 13 - 43 - 21 - 6
 
 
-def _connect(plan: Plan) -> None:
-    """Connect to the Ray at ``ray_address``; the machines get this process's copy of the project.
-
-    Raises:
-        UserError: no Ray runs there, or one of another version.
-    """
-    address = plan.config.hyperopt.ray_address
-    assert address is not None, "a private Ray is started"
-    environment = {**_COMMON["runtime_env"], "py_modules": [str(Path(mistral_ner.__file__).parent)]}
-    try:
-        _reach(address)
-        _initialize(address, **{**_COMMON, "runtime_env": environment})
-    except (OSError, ValueError, RuntimeError) as error:
-        if "ersion mismatch" in str(error):
-            raise UserError(
-                f"hyperopt.ray_address={address}: {' '.join(str(error).split())}; fix: install the cluster's versions "
-                "of Ray and Python here, or these there"
-            ) from None
-        raise UserError(
-            f"no Ray cluster at hyperopt.ray_address={address} ({_cause(error)}); "
-            f"fix: ray start --head there first, or hyperopt.ray_address=null for a private one"
-        ) from None
-
-
-def _initialize(address: str, **settings: Any) -> None:
-    """Connect to a running Ray; try again if it failed to start the server of this client.
-
-    Ray forks those servers from a process that runs gRPC's threads, and some of them crash at once
-    (https://github.com/ray-project/ray/issues/63202).
-
-    Raises:
-        OSError, ValueError, RuntimeError: why the last attempt failed.
-    """
-    for left in reversed(range(ATTEMPTS)):
-        try:
-            ray.init(address, **settings)
-            return
-        except (OSError, ValueError, RuntimeError) as error:
-            ray.shutdown()  # a failed client leaves this process in Ray's client mode
-            if not left or not any(text in str(error) for text in NOT_STARTED):
-                raise
-            log.warning("%s did not serve this client (%s); trying again", address, _cause(error))
-
-
-def _cause(error: Exception) -> str:
-    """Return an error on one line; of a traceback from the server, its last line."""
-    text = str(error).strip()
-    return " ".join((text.splitlines()[-1] if "Traceback" in text else text).split())
-
-
 def with_storage(plan: Plan, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``function`` for a Ray task that writes into the study: it sets the storage's URL in the worker first.
 
@@ -255,15 +205,3 @@ def with_storage(plan: Plan, function: Callable[..., Any]) -> Callable[..., Any]
         return function(*arguments)
 
     return task
-
-
-def _reach(address: str) -> None:
-    """Check that ``host:port`` or ``ray://host:port`` answers, because Ray itself would try for minutes.
-
-    Raises:
-        OSError: nothing listens there.
-    """
-    private.use_token_of_this_machine()
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=10).close()

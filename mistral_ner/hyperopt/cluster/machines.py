@@ -45,9 +45,10 @@ def one_trial(plan: Plan, say: bool = False) -> dict[str, float]:
     for kind, key in (("CPU", "cpu"), ("GPU", "gpu")):
         largest = max(node.get(kind, 0) for node in nodes)
         if one[key] > largest:
+            has = f"more than {largest:g} {kind}{'s' * (largest != 1)}" if largest else f"a {kind}"
             raise UserError(
-                f"hyperopt.resources_per_trial.{key}={one[key]:g}, but no machine of this Ray has more than "
-                f"{largest:g} {kind}s; fix: hyperopt.resources_per_trial.{key}={largest:g}"
+                f"hyperopt.resources_per_trial.{key}={one[key]:g}, but no machine of this Ray has {has}; "
+                f"fix: hyperopt.resources_per_trial.{key}={largest:g}"
             )
     fit = sum(_fit_on(node, one) for node in nodes)
     if fit == 0:
@@ -72,6 +73,31 @@ def one_trial(plan: Plan, say: bool = False) -> dict[str, float]:
             else "",
         )
     return one
+
+
+def wait_for_machines() -> None:
+    """Wait until a machine of Ray gives CPUs, because a head may be there before its workers are.
+
+    Raises:
+        UserError: none did in time.
+    """
+    until, said = time.monotonic() + _LATE, False
+    while True:
+        nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        if any(node.get("CPU") for node in nodes):
+            return
+        if time.monotonic() > until:
+            raise UserError(
+                f"no machine of this Ray gives CPUs to trials ({len(nodes)} machine{'s' * (len(nodes) > 1)}, 0 CPUs); "
+                "fix: start one that does, ray start --address=HOST:PORT on it, then the search again"
+            )
+        if not said:
+            log.info("no machine of this Ray gives CPUs to trials; waiting %d s for one", _LATE)
+            said = True
+        time.sleep(1)
+
+
+_LATE = 60.0  # seconds
 
 
 def count_room(one: dict[str, float], strangers: Collection[str]) -> Callable[[], int]:

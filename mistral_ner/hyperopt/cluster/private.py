@@ -5,7 +5,6 @@ A new version of Ray may move them. ``tests/unit/test_private_names.py`` says fi
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import tempfile
@@ -68,12 +67,11 @@ def listen_on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def use_token_of_this_machine() -> None:
-    """Authenticate with the token of this machine, if there is one; Ray itself does so for ``address=auto`` only."""
-    with contextlib.suppress(ImportError):  # Ray before 2.52 has no tokens
-        from ray._private.authentication import authentication_token_setup as tokens
-
-        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+def take_up_token_mode() -> None:
+    """Let RAY_AUTH_MODE count from now on; Ray reads it once, at its import, and again where it chooses itself."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()  # else a token that was read once is asked of others, too
 
 
 def silence_token_notes() -> None:

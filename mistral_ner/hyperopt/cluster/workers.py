@@ -18,11 +18,11 @@ from typing import Any, Protocol, TypeVar
 from mistral_ner.config.schema import Config
 from mistral_ner.errors import UserError
 from mistral_ner.garbage import collect_rarely
-from mistral_ner.hyperopt.cluster.gpu import device_works
 from mistral_ner.hyperopt.cluster.road import Road
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.storage import hide_password
 from mistral_ner.hyperopt.study.study import WORKER_DIED
+from mistral_ner.training.gpu import device_works
 from mistral_ner.versions import describe_differences, find_versions
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner.garbage import collect_rarely
-from mistral_ner.hyperopt.cluster.gpu import device_works
 from mistral_ner.hyperopt.cluster.road import Road, work_in
 from mistral_ner.hyperopt.cluster.workers import Machine, introduce, worker_class
 from mistral_ner.hyperopt.engines.trial import (
@@ -30,6 +29,7 @@ from mistral_ner.hyperopt.engines.trial import (
 )
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.hyperopt.study.event_log import write_trial_log
+from mistral_ner.training.gpu import device_works
 
 RELAY_CPUS = 0.001  # of a worker that relays reports
 _OF_PASS = 0.9  # of a pass's CPUs for its host: Ray may put relays on any machine, and each must have room for a host

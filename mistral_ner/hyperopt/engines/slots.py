@@ -119,8 +119,8 @@ class InLauncher:
         hyperopt = plan.config.hyperopt
         if plan.at_once > self.width:
             log.warning("%s runs one trial at a time; hydra/launcher=ray runs max_concurrent at once", name)
-        if hyperopt.ray_address is not None or hyperopt.resources_per_trial != ResourcesConfig():
-            log.warning("hyperopt.ray_address and resources_per_trial do nothing with %s; hydra/launcher=ray", name)
+        if hyperopt.resources_per_trial != ResourcesConfig():
+            log.warning("%s reserves nothing: hyperopt.resources_per_trial needs hydra/launcher=ray", name)
         self.running: list[int] = []
         self._waiting: list[int] = []
 

@@ -22,7 +22,6 @@ from omegaconf import DictConfig
 from mistral_ner import files, locks
 from mistral_ner.config.schema import Config
 from mistral_ner.garbage import collect_rarely
-from mistral_ner.hyperopt.cluster.gpu import device_works, keep_to_share
 from mistral_ner.hyperopt.cluster.road import Road, Workplace, work_in
 from mistral_ner.hyperopt.cluster.workers import Machine, introduce
 from mistral_ner.hyperopt.spec.plan import read_saved_config, trial_name
@@ -30,6 +29,7 @@ from mistral_ner.hyperopt.study.budget import any_reaches_target
 from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.opening import open_trial
 from mistral_ner.hyperopt.study.study import CALLED_OFF, STARTED
+from mistral_ner.training.gpu import device_works, keep_to_share
 from mistral_ner.versions import describe_differences
 
 REPORT = "report"  # the key in a Ray result that counts reports; ASHA's unit of time

@@ -135,10 +135,24 @@ def _side_by_side(work: Callable[..., None], each: Iterable[tuple[Any, ...]]) ->
             done.result()
 
 
+def _find_endpoint() -> str:
+    """Return the address of a server that is not Amazon's, "" without one.
+
+    Raises:
+        UserError: it has no scheme.
+    """
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if found := os.environ.get(name):
+            if not re.match(r"https?://[^/]", found):
+                raise UserError(f"{name} must be http://HOST:PORT or https://HOST, found {found}")
+            return found
+    return ""
+
+
 def _open_s3(bucket: str) -> Any:
     from pyarrow import fs
 
-    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    endpoint = urlsplit(_find_endpoint())
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region is None:
         region = "us-east-1" if endpoint.netloc else fs.resolve_s3_region(bucket)
@@ -167,7 +181,8 @@ def explain(url: str, error: OSError) -> str:
     bucket = root.partition("/")[0]
     for pattern, why, fix in _REASONS[scheme]:
         if re.search(pattern, str(error), re.IGNORECASE):
-            return f"{url}: {why.format(bucket=bucket)}; fix: {fix.format(bucket=bucket)}"
+            at = f" at {place}" if scheme == "s3" and (place := _find_endpoint()) else ""
+            return f"{url}: {why.format(bucket=bucket, at=at)}; fix: {fix.format(bucket=bucket)}"
     return f"{url} cannot be used: {shorten(error)}"
 
 
@@ -191,7 +206,7 @@ _REASONS = {
         ),
         (
             r"NETWORK_CONNECTION|curlCode",
-            "it cannot be reached",
+            "it cannot be reached{at}",
             "mend the network, or AWS_ENDPOINT_URL=http://HOST:PORT of a server that is not Amazon's",
         ),
     ),

@@ -13,7 +13,7 @@ import yaml
 from filelock import Timeout
 
 from mistral_ner import files, locks
-from mistral_ner.config.mirror import find_url_fault
+from mistral_ner.config.mirror import find_url_fault, hide_keys
 from mistral_ner.config.schema import DataConfig
 from mistral_ner.errors import UserError, nearest
 from mistral_ner.hyperopt.cluster.parcels import inside
@@ -34,9 +34,10 @@ def fetch(url: str, parent: Path) -> Path:
         UserError: there is none, another process leads it, the bucket cannot be used, or both copies have gone on.
     """
     place, _, name = url.rstrip("/").rpartition("/")
-    if (rule := find_url_fault(place)) is not None:
+    if find_url_fault(place) is not None:
         raise UserError(
-            f"a study's mirror {rule}; fix: python -m mistral_ner.hyperopt.resume s3://my-bucket/folder/study"
+            f"a study's mirror must be s3://my-bucket/folder/study or gs://my-bucket/folder/study, found "
+            f"{hide_keys(url)!r}; fix: python -m mistral_ner.hyperopt.resume s3://my-bucket/folder/study"
         )
     bucket = Bucket.open(place)
     bucket.check()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from mistral_ner import files
 from mistral_ner.config.schema import Config, to_container
 from mistral_ner.errors import UserError
-from mistral_ner.hyperopt.cluster.gpu import keep_to_share
 from mistral_ner.hyperopt.cluster.road import Road, work_in
 from mistral_ner.hyperopt.cluster.workers import Failed, Workers
 from mistral_ner.hyperopt.spec import capacity
@@ -23,6 +22,7 @@ from mistral_ner.hyperopt.study.event_log import write_trial_log
 from mistral_ner.hyperopt.study.live_view import FinalView, NoView, can_show
 from mistral_ner.hyperopt.study.study import GO_ON
 from mistral_ner.training.checkpoint import CHECKPOINTS, finished_value, reports_on_disk
+from mistral_ner.training.gpu import keep_to_share
 
 if TYPE_CHECKING:
     from mistral_ner.metrics import Score

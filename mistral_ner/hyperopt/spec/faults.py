@@ -114,9 +114,13 @@ def _budget_faults(config: Config) -> list[Fault]:
     cpu, most = hyperopt.resources_per_trial.cpu, capacity.cores()
     trials = capacity.count_passes(config, trials)
     if cpu is not None and hyperopt.ray_address is None and cpu * trials > most:
-        rule = f"{trials} trials of {cpu:g} CPUs do not fit this machine's {most}"
-        fix = f"hyperopt.max_concurrent={int(most // cpu)}, or " if cpu <= most else ""
-        faults.append(Fault("hyperopt.max_concurrent", rule, f"{fix}hyperopt.resources_per_trial.cpu=null"))
+        if cpu > most:
+            rule, fix = f"a trial of {cpu:g} CPUs does not fit this machine, which has {most}", f"{most}"
+            faults.append(Fault("hyperopt.resources_per_trial.cpu", rule, f"hyperopt.resources_per_trial.cpu={fix}"))
+        else:
+            rule, fix = f"{trials} trials of {cpu:g} CPUs do not fit this machine's {most}", f"{int(most // cpu)}"
+            fix = f"hyperopt.max_concurrent={fix}, or hyperopt.resources_per_trial.cpu=null"
+            faults.append(Fault("hyperopt.max_concurrent", rule, fix))
     return faults
 
 
