@@ -19,7 +19,8 @@ class Schedule:
 
     def __str__(self) -> str:
         """Say how long the training is."""
-        return f"{self.steps} optimiser steps ({self.epochs:.3g} epochs), {len(self.report_steps)} reports"
+        reports = len(self.report_steps)
+        return f"{self.steps} optimiser steps ({self.epochs:.3g} epochs), {reports} report{'s' * (reports != 1)}"
 
     @classmethod
     def of(cls, training: TrainingConfig, windows: int) -> Schedule:
