@@ -78,6 +78,10 @@ SINGLE_FAULTS: list[tuple[list[str], str]] = [
         "needs its engine, which the group hyperopt=combined sets fix: hyper",
     ),
     (["-m", "hyperopt=asha", "hyperopt.enqueue=[{lora_r: 7}]"], "lora_r=7 is not in choice(4, 8, 16, 32)"),
+    (
+        ["-m", "hyperopt=optuna", "hyperopt.ray_address=auto"],
+        "ray_address=auto: hyperopt=optuna runs its trials there with hydra/launcher=ray only; fix: add hydra/launch",
+    ),
     (["hyperopt.enabled=true"], "hyperopt.enabled: true needs a strategy, found none fix: hyperopt=combined"),
 ]
 

@@ -157,6 +157,31 @@ def test_known_keys_are_leaves() -> None:
     assert isinstance(check({"output_dir": "o"}), Config)
 
 
+@pytest.mark.parametrize(
+    ("address", "fix"),
+    [
+        ("127.0.0.1", "127.0.0.1:6379"),
+        ("head", "head:6379"),
+        ("http://10.0.0.1:28379", "10.0.0.1:28379"),
+        ("ray://head.example", "ray://head.example:10001"),
+        ("ray://head:10001/", "ray://head:10001"),
+        ("local", "null, for a private Ray"),
+        ("head port", "null, for a private Ray"),
+    ],
+)
+def test_an_address_that_names_no_ray_is_a_fault(address: str, fix: str) -> None:
+    (fault,) = read({"output_dir": "o", "hyperopt": {"ray_address": address}})[1]
+    assert f"hyperopt.ray_address: must be auto, HOST:PORT or ray://HOST:PORT, found {address!r}" in str(fault)
+    assert f"fix: hyperopt.ray_address={fix}" in str(fault)
+    proposed = fix.partition(",")[0]
+    assert proposed == "null" or not read({"output_dir": "o", "hyperopt": {"ray_address": proposed}})[1]
+
+
+@pytest.mark.parametrize("address", [None, "auto", "head:6379", "ray://10.0.0.1:10001", "[fe80::1]:6379"])
+def test_an_address_of_a_ray(address: str | None) -> None:
+    assert read({"output_dir": "o", "hyperopt": {"ray_address": address}})[1] == []
+
+
 FILES = {"source": "files", "train_file": "a.conll"}
 
 

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 
 from mistral_ner.errors import UserError
-from mistral_ner.hyperopt.cluster.machines import _refuse_files_of_trackers, _refuse_other_versions
+from mistral_ner.hyperopt.cluster import machines
+from mistral_ner.hyperopt.cluster.machines import _refuse_files_of_trackers, _refuse_other_versions, wait_for_machines
 from mistral_ner.hyperopt.spec.plan import Plan
 from mistral_ner.versions import find_versions
 
 
 def other(**versions: str) -> tuple[dict[str, str], bool]:
     return {**find_versions(), **versions}, False
+
+
+def test_a_ray_whose_machines_come_after_its_head_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def nodes() -> list[dict[str, Any]]:
+        asked.append(1)
+        return [{"Alive": True, "Resources": {"memory": 1.0}}, {"Alive": len(asked) > 1, "Resources": {"CPU": 2.0}}]
+
+    monkeypatch.setattr(machines.ray, "nodes", nodes)
+    wait_for_machines()
+    assert len(asked) == 2
+    monkeypatch.setattr(machines.ray, "nodes", lambda: nodes()[:1])
+    monkeypatch.setattr(machines, "_LATE", 0)
+    with pytest.raises(UserError, match=r"CPUs to trials \(1 machine, 0 CPUs\); fix: start one that does, ray start"):
+        wait_for_machines()
 
 
 def test_the_same_versions_are_accepted() -> None:
