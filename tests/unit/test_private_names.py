@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from types import SimpleNamespace
 
 import ray
@@ -40,12 +39,6 @@ def test_ray_reads_its_token_mode_again(monkeypatch) -> None:
         monkeypatch.setenv(tokens.AUTH_MODE_ENV_VAR, mode)
         private.take_up_token_mode()
         assert get_authentication_mode() == getattr(AuthenticationMode, mode.upper())
-
-
-def test_the_notes_about_tokens_come_from_this_logger() -> None:
-    private.silence_token_notes()
-    assert not logging.getLogger(tokens.__name__).isEnabledFor(logging.WARNING)
-    assert tokens.logger.name == tokens.__name__
 
 
 def test_a_client_knows_whether_it_is_connected() -> None:

@@ -110,15 +110,28 @@ def show_token(address: str) -> Iterator[None]:
         UserError: nothing answers at the address, or what does is no Ray, or it asks for a token that is not here.
     """
     _reach(address)
-    with keep_token_mode():
+    with _keep_token_mode():
         if _MODE not in os.environ:
-            os.environ[_MODE] = "token" if _shows_token(address) else "disabled"
-            private.take_up_token_mode()
+            _set_token_mode("token" if _shows_token(address) else "disabled")
         yield
 
 
 @contextmanager
-def keep_token_mode() -> Iterator[None]:
+def ask_for_token() -> Iterator[None]:
+    """Let a Ray that is started inside ask for the token of this machine, which Ray makes if there is none."""
+    with _keep_token_mode():
+        if _MODE not in os.environ:
+            _set_token_mode("token")  # as Ray would, but with notes about it
+        yield
+
+
+def _set_token_mode(mode: str) -> None:
+    os.environ[_MODE] = mode
+    private.take_up_token_mode()
+
+
+@contextmanager
+def _keep_token_mode() -> Iterator[None]:
     """Restore RAY_AUTH_MODE at the end, which Ray sets for what this process does next."""
     before = os.environ.get(_MODE)
     try:

@@ -20,7 +20,7 @@ import ray
 
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import private, reaper
-from mistral_ner.hyperopt.cluster.address import connect, describe_cause, keep_token_mode, show_token
+from mistral_ner.hyperopt.cluster.address import ask_for_token, connect, describe_cause, show_token
 from mistral_ner.hyperopt.cluster.machines import ask_every_machine, count_room, one_trial, wait_for_machines
 from mistral_ner.hyperopt.spec import capacity
 from mistral_ner.hyperopt.spec.plan import Plan, cpus_per_trial
@@ -86,7 +86,7 @@ def lend_cluster(plan: Plan) -> Iterator[dict[str, float]]:
             yield one_trial(plan, say=True)
         return
     before, folder = psutil.Process().children(), make_short_folder()
-    with keep_token_mode():
+    with ask_for_token():
         try:
             _start(plan, folder)
         except BaseException:
@@ -103,7 +103,6 @@ def lend_cluster(plan: Plan) -> Iterator[dict[str, float]]:
 
 def _prepare_process() -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
-    private.silence_token_notes()
     if not log.isEnabledFor(logging.DEBUG):
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # how a trial ended is ours to say
 

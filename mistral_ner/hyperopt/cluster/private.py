@@ -6,7 +6,6 @@ A new version of Ray may move them. ``tests/unit/test_private_names.py`` says fi
 from __future__ import annotations
 
 import importlib
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,11 +71,6 @@ def take_up_token_mode() -> None:
     raylet: Any = importlib.import_module("ray._raylet")
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()  # else a token that was read once is asked of others, too
-
-
-def silence_token_notes() -> None:
-    """Keep Ray from saying at every start that its token authentication is on; it stays on."""
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 def waiting_trials(tune_controller: Any) -> Iterator[Trial]:
