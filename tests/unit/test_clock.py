@@ -69,6 +69,19 @@ def test_time_that_does_not_pay_for_them_is_the_searchs(tmp_path: Path) -> None:
     assert at(clock, 600, 30) == "time ran out (timeout=600 s)"
 
 
+@pytest.mark.parametrize("timeout", [660, 690, 715, 740])
+def test_one_look_a_trial_suffices(tmp_path: Path, timeout: int) -> None:
+    """A training takes 100 s, a race of two 200."""
+    final = {"top_k": 1, "seeds": 2}
+    clock = Clock(plan(tmp_path, timeout=timeout, max_concurrent=1, final=final), trains_finals=True)
+    looks = {
+        seconds: at(clock, seconds, seconds * 9 // 100, completed=seconds // 100) for seconds in range(100, 800, 100)
+    }
+    ended = next(seconds for seconds, said in looks.items() if said)
+    assert timeout - ended >= 220
+    assert "of them for final trainings" in str(looks[ended])
+
+
 def test_a_race_needs_two(tmp_path: Path) -> None:
     clock = Clock(plan(tmp_path, timeout=600), trains_finals=True)
     assert at(clock, 350, 63, completed=1) is None

@@ -80,8 +80,11 @@ def seconds_for_finals(plan: Plan, training: float, left: float) -> float:
     most = plan.config.hyperopt.timeout * share / (1 + share)
     laps = (final.seeds - 1) * math.ceil((final.top_k + 1) / at_once)  # the search has run the first seed
     lap = math.ceil(_FINALISTS / at_once) * training
-    # one more, for the trial that is running when they should begin
-    return min(most, (laps + 1) * training) if laps and lap <= most and _MARGIN * lap <= left else 0.0
+    if not laps or lap > most or _MARGIN * lap > left:
+        return 0.0
+    # one more, for the trial that is running when they should begin; some searches look at the clock between trials
+    # only, and the next look should not find that it is too late
+    return min(most, max((laps + 1) * training, _MARGIN * (lap + training)))
 
 
 def find_used_up_space(plan: Plan, trials: Sequence[FrozenTrial]) -> str | None:
