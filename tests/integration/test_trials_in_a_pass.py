@@ -152,7 +152,9 @@ def test_an_idle_host_leaves_its_place_to_one_that_waits(
         assert ray.get(ray.get_actor(first).introduce.remote()), "its trial is not ended"
         hosts.make_room(running=[1])
         assert ray.get(ray.get_actor(second).introduce.remote(), timeout=120)
-        hosts.make_room(running=[])  # as the engine does before each choice: it has started
+        deadline = time.monotonic() + 60
+        while hosts._starting and time.monotonic() < deadline:  # Ray tells a moment later that it has started
+            hosts.make_room(running=[])  # as the engine does before each choice
         ray.kill(ray.get_actor(second))
         assert hosts.choose(3, running=[]) not in (first, second), "no trial goes to a dead one"
     finally:
