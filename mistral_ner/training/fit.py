@@ -57,6 +57,7 @@ from mistral_ner.training.trainer import (
     Reporter,
     quiet_libraries,
 )
+from mistral_ner.training.walks import quick_walks
 
 __all__ = ["OutOfMemoryError", "Report", "TrainingError", "fit", "fit_together"]
 
@@ -244,6 +245,7 @@ def _computing(model: Any, config: Config, at_once: int) -> Iterator[None]:
         quick_dropout(model),
         quick_lora(model),
         quick_attention(model, config),
+        quick_walks(model),
     ):
         yield
 
