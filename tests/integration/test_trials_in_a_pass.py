@@ -155,7 +155,11 @@ def test_an_idle_host_leaves_its_place_to_one_that_waits(
         deadline = time.monotonic() + 60
         while hosts._starting and time.monotonic() < deadline:  # Ray tells a moment later that it has started
             hosts.make_room(running=[])  # as the engine does before each choice
-        ray.kill(ray.get_actor(second))
+        dying = ray.get_actor(second)
+        ray.kill(dying)  # which answers for a moment
+        with pytest.raises(ray.exceptions.RayActorError):
+            while time.monotonic() < deadline:
+                ray.get(dying.introduce.remote(), timeout=60)
         assert hosts.choose(3, running=[]) not in (first, second), "no trial goes to a dead one"
     finally:
         hosts.close()

@@ -35,10 +35,14 @@ def test_ray_takes_its_address_from_this_constant() -> None:
 
 
 def test_ray_reads_its_token_mode_again(monkeypatch) -> None:
-    for mode in ("token", "disabled"):
-        monkeypatch.setenv(tokens.AUTH_MODE_ENV_VAR, mode)
-        private.take_up_token_mode()
-        assert get_authentication_mode() == getattr(AuthenticationMode, mode.upper())
+    try:
+        for mode in ("token", "disabled"):
+            monkeypatch.setenv(tokens.AUTH_MODE_ENV_VAR, mode)
+            private.take_up_token_mode()
+            assert get_authentication_mode() == getattr(AuthenticationMode, mode.upper())
+    finally:
+        monkeypatch.undo()
+        private.take_up_token_mode()  # what the variable says again, which a Ray that ran in this process may have left
 
 
 def test_a_client_knows_whether_it_is_connected() -> None:

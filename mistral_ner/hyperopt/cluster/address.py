@@ -162,8 +162,8 @@ def _shows_token(address: str) -> bool:
     Raises:
         UserError: what answers at the address is no Ray, or it asks for a token that is not here.
     """
-    here = _has_token()
-    if address.startswith("ray://"):
+    here, meant = _has_token(), os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if meant.startswith("ray://"):
         return here  # its server takes a token that it has not asked for
     said = _ask_for_health(address)
     if said is None:
