@@ -1,9 +1,11 @@
-"""Variables that another launcher or agent left in the environment and that would change what a training is."""
+"""Environment variables: those that another launcher or agent left, and those that a library sets for a while."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ _PREFIXES = (
 
 
 def forget_other_launchers() -> list[str]:
-    """Take such variables out of this process's environment, say which, and return their names.
+    """Take what another launcher or agent left out of this process's environment, and return the variables' names.
 
     To be called before accelerate or a tracker begins. Processes that are started later do not inherit them.
     """
@@ -36,3 +38,15 @@ def forget_other_launchers() -> list[str]:
             ", ".join(found),
         )
     return found
+
+
+@contextmanager
+def restore_variable(name: str) -> Iterator[None]:
+    """Put an environment variable back when the block ends, whatever it has become inside."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before

@@ -47,9 +47,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.to is not None:
         lines = list(copy_lines(Path(paths[0]), config.data))
         files.write_text(Path(options.to), "\n".join(lines) + "\n")
-    from mistral_ner.training.inputs.prepare import (
-        describe_data,  # late: bad data is found before transformers is imported
-    )
+    # late: bad data is found before transformers is imported
+    from mistral_ner.training.inputs.prepare import describe_data
 
     print(describe_data(config, splits))
     if options.to is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mistral_ner.config.schema import Config, TrackingConfig, to_container
+from mistral_ner.environment import restore_variable
 from mistral_ner.errors import Fault, UserError
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def _mlflow(project: str, folder: Path, name: str, group: str | None, config: di
     import mlflow
 
     tags = {} if group is None else {"study": group}
-    with _quiet_mlflow(), _environment_as_before(_MLFLOW):
+    with _quiet_mlflow(), restore_variable(_MLFLOW):
         mlflow.set_experiment(project)
         with mlflow.start_run(run_name=name, nested=mlflow.active_run() is not None, tags=tags) as run:
             # the prefix keeps them apart from Trainer's arguments, some of which have the same names
@@ -138,25 +139,13 @@ def _mlflow(project: str, folder: Path, name: str, group: str | None, config: di
 
 @contextmanager
 def _tensorboard(project: str, folder: Path, name: str, group: str | None, config: dict[str, Any]) -> Iterator[Any]:
-    with _environment_as_before(_TENSORBOARD):
+    with restore_variable(_TENSORBOARD):
         os.environ[_TENSORBOARD] = str(folder / "runs")
         yield folder / "runs"
 
 
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # read by Trainer's callback
 _MLFLOW = "MLFLOW_EXPERIMENT_ID"  # left by set_experiment: the next run in this process would take it for a user's own
-
-
-@contextmanager
-def _environment_as_before(name: str) -> Iterator[None]:
-    """Put the variable ``name`` back when the block ends."""
-    before = os.environ.get(name)
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
 
 
 def _run_name(config: Config, group: str | None) -> str:

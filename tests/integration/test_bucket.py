@@ -249,9 +249,8 @@ def test_a_bucket_that_cannot_be_used_is_one_message(keys: None, server: str, mo
         Bucket.open("s3://no-bucket/x").check()
     with pytest.raises(UserError, match=r"no study 'x' to resume in s3://my-bucket/searches.*fix: its name"):
         fetch("s3://my-bucket/searches/x", Path("multirun"))
-    with pytest.raises(
-        UserError, match=r"a study's mirror must be s3://my-bucket/folder/study or .*, found 's3://study'; fix: "
-    ):
+    rule = r"a study's mirror must be s3://my-bucket/folder/study or .*, found 's3://study'; fix: "
+    with pytest.raises(UserError, match=rule):
         fetch("s3://study", Path("multirun"))
     ask_for_keys(server, after="0")
     try:

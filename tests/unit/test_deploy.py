@@ -19,10 +19,14 @@ SLURM = ROOT / "deploy/slurm/ray.sh"
 SCONTROL = "#!/bin/sh\nprintf 'node1\\nnode2\\nnode3\\n'\n"
 
 
+def make_command(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def dry_run(folder: Path, *arguments: str, **more: str) -> list[str]:
     """Return the commands that the script would run in a job of three nodes, in any order."""
-    (folder / "scontrol").write_text(SCONTROL)
-    (folder / "scontrol").chmod(0o755)
+    make_command(folder / "scontrol", SCONTROL)
     env = {
         "PATH": f"{folder}:{os.environ['PATH']}",
         "DRY_RUN": "1",
@@ -62,9 +66,8 @@ def test_a_ray_over_the_nodes_of_a_job_and_a_search_in_it(tmp_path: Path) -> Non
     ],
 )
 def test_what_the_script_refuses_starts_no_ray(tmp_path: Path, arguments: str, job: str, said: str) -> None:
-    for name, text in (("scontrol", SCONTROL if job == "7" else "#!/bin/sh\n"), ("srun", "#!/bin/sh\nexit 1\n")):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+    make_command(tmp_path / "scontrol", SCONTROL if job == "7" else "#!/bin/sh\n")
+    make_command(tmp_path / "srun", "#!/bin/sh\nexit 1\n")
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": job, "SLURM_JOB_NODELIST": "node[1-3]"}
     done = subprocess.run(
         ["bash", str(SLURM), *arguments.split()], env=env, capture_output=True, text=True, check=False, timeout=60
@@ -75,10 +78,8 @@ def test_what_the_script_refuses_starts_no_ray(tmp_path: Path, arguments: str, j
 
 
 def test_every_node_of_a_job_has_its_token(tmp_path: Path) -> None:
-    (tmp_path / "srun").write_text("#!/bin/sh\necho $RAY_AUTH_MODE $RAY_AUTH_TOKEN >> $(dirname $0)/tokens\nexit 1\n")
-    (tmp_path / "srun").chmod(0o755)
-    (tmp_path / "scontrol").write_text(SCONTROL)
-    (tmp_path / "scontrol").chmod(0o755)
+    make_command(tmp_path / "scontrol", SCONTROL)
+    make_command(tmp_path / "srun", "#!/bin/sh\necho $RAY_AUTH_MODE $RAY_AUTH_TOKEN >> $(dirname $0)/tokens\nexit 1\n")
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-3]"}
     for _ in range(2):
         subprocess.run(["bash", str(SLURM), "hyperopt=asha"], env=env, capture_output=True, check=False, timeout=60)

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 import mistral_ner
+from mistral_ner.environment import restore_variable
 from mistral_ner.errors import UserError
 from mistral_ner.hyperopt.cluster import private
 
@@ -110,7 +111,7 @@ def show_token(address: str) -> Iterator[None]:
         UserError: nothing answers at the address, or what does is no Ray, or it asks for a token that is not here.
     """
     _reach(address)
-    with _keep_token_mode():
+    with restore_variable(_MODE):  # else it would decide what this process does next, too
         if _MODE not in os.environ:
             _set_token_mode("token" if _shows_token(address) else "disabled")
         yield
@@ -119,7 +120,7 @@ def show_token(address: str) -> Iterator[None]:
 @contextmanager
 def ask_for_token() -> Iterator[None]:
     """Let a Ray that is started inside ask for the token of this machine, which Ray makes if there is none."""
-    with _keep_token_mode():
+    with restore_variable(_MODE):  # else it would decide what this process does next, too
         if _MODE not in os.environ:
             _set_token_mode("token")  # as Ray would, but with notes about it
         yield
@@ -128,18 +129,6 @@ def ask_for_token() -> Iterator[None]:
 def _set_token_mode(mode: str) -> None:
     os.environ[_MODE] = mode
     private.take_up_token_mode()
-
-
-@contextmanager
-def _keep_token_mode() -> Iterator[None]:
-    """Restore RAY_AUTH_MODE at the end, which Ray sets for what this process does next."""
-    before = os.environ.get(_MODE)
-    try:
-        yield
-    finally:
-        os.environ.pop(_MODE, None)
-        if before is not None:
-            os.environ[_MODE] = before
 
 
 def _reach(address: str) -> None:
